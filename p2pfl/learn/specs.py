@@ -1,0 +1,180 @@
+"""What a course file says about data, partition, model and local training, as plain values.
+
+Each class is one table of the course file (`[data]`, `[partition]`, `[model]`, `[train]`) and one group of flags of
+the command line, so the fields are plain types only, and nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from p2pfl.errors import ConfigError
+
+__all__ = ["DataSpec", "ModelSpec", "Option", "PartitionSpec", "TrainSpec"]
+
+# What a user may hand to a constructor of their own: the values that TOML and a command line can both say.
+Option = bool | int | float | str | tuple[int, ...]
+
+
+def _refuse(wrong: bool, sentence: str) -> None:
+    if wrong:
+        raise ConfigError(sentence)
+
+
+def _choose(field_name: str, value: str, choices: tuple[str, ...]) -> None:
+    _refuse(value not in choices, f"{field_name} is {value!r}; it must be one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True, slots=True)
+class DataSpec:
+    """Where the examples come from, and how they are read."""
+
+    source: str = "digits"
+    """`digits`, `fashion-mnist`, `shakespeare`, or the path of a .csv file, an .npz file, or a folder that holds
+    either idx files (MNIST's format) or one sub-folder of images per class."""
+    test_share: float = 0.2
+    """Share of the examples held out as the test part, where the source has none of its own."""
+    subsample: float = 1.0
+    """Share of the training part that is kept, drawn by seed: for quick trials."""
+    min_group: int = 1
+    """Natural ids (roles, hospitals) with fewer training examples than this are left out."""
+    label: str = "label"
+    """CSV: the column to predict."""
+    group: str = ""
+    """CSV: the column whose values are the natural ids; empty for none."""
+    drop: tuple[str, ...] = ()
+    """CSV: columns to leave out."""
+    task: str = "classification"
+    """CSV, npz: `classification` (the label is a name) or `regression` (the label is a number)."""
+    labels: tuple[str, ...] = ()
+    """CSV: the classes in order. Needed when hosts hold different files; else the values seen, sorted."""
+    categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """CSV: column = its values in order, for columns to encode one-hot. Needed when hosts hold different files;
+    else every column with a value that is no number is encoded by the values seen, sorted."""
+    missing: str = "refuse"
+    """CSV: what to do about empty cells: `refuse`, `drop` (the row), or `fill` (numbers by the column's mean,
+    categories by all zeros)."""
+    standardise: bool = False
+    """Shift and scale every feature by its mean and deviation over the training part that this host holds."""
+    window: int = 80
+    """Text: how many characters the model sees before it names the next one."""
+    image_size: tuple[int, ...] = (28, 28)
+    """Image folder: height and width that every image is scaled to."""
+    colour: bool = False
+    """Image folder: three channels instead of one."""
+
+    def __post_init__(self) -> None:
+        _refuse(not self.source, "data.source is empty; name a data set or a path")
+        _refuse(not 0 < self.test_share < 1, f"data.test_share is {self.test_share}; it must lie between 0 and 1")
+        _refuse(not 0 < self.subsample <= 1, f"data.subsample is {self.subsample}; it must lie in (0, 1]")
+        _choose("data.task", self.task, ("classification", "regression"))
+        _choose("data.missing", self.missing, ("refuse", "drop", "fill"))
+        _refuse(self.window < 1, f"data.window is {self.window}; it must be at least 1")
+        sized = len(self.image_size) == 2 and min(self.image_size) > 0
+        _refuse(not sized, f"data.image_size is {self.image_size}; give height and width, such as [28, 28]")
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionSpec:
+    """How the training part is dealt to the clients."""
+
+    scheme: str = "iid"
+    """`iid`, `dirichlet` (label skew), `classes` (few classes each), `lognormal` or `power` (quantity skew),
+    `natural` (by the data's own ids)."""
+    alpha: float = 0.5
+    """dirichlet: concentration; small is skewed, large is even."""
+    classes_per_client: int = 2
+    """classes: the most classes that one client sees."""
+    sigma: float = 1.0
+    """lognormal: deviation of the logarithm of the clients' sizes."""
+    exponent: float = 1.5
+    """power: the client of rank r gets a share in proportion to r to the power of minus this."""
+    min_examples: int = 1
+    """The fewest training examples that any client may get."""
+    shift: str = "none"
+    """Feature shift that goes with a client's seat: `none`, `rotation`, `noise`, `scale`."""
+    shift_strength: float = 0.0
+    """At the last seat: rotation in degrees, noise as a deviation, scale as a relative change."""
+
+    def __post_init__(self) -> None:
+        schemes = ("iid", "dirichlet", "classes", "lognormal", "power", "natural")
+        _choose("partition.scheme", self.scheme, schemes)
+        _choose("partition.shift", self.shift, ("none", "rotation", "noise", "scale"))
+        _refuse(not self.alpha > 0, f"partition.alpha is {self.alpha}; it must be above 0")
+        few = self.classes_per_client < 1
+        _refuse(few, f"partition.classes_per_client is {self.classes_per_client}; it must be at least 1")
+        for name in ("sigma", "exponent", "min_examples", "shift_strength"):
+            value = getattr(self, name)
+            _refuse(not value >= 0, f"partition.{name} is {value}; it must not be negative")
+        idle = self.shift_strength > 0 and self.shift == "none"
+        _refuse(idle, "partition.shift_strength is set but partition.shift is none; name a shift or leave it out")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Which model is trained, and by which loss."""
+
+    name: str = "mlp"
+    """`logistic`, `mlp`, `cnn`, `char-lstm`, or your own module: `package.module:Class` or `./file.py:Class`.
+    Your class is handed `input_shape` (without the batch) and `outputs` if it takes parameters of these names."""
+    hidden: tuple[int, ...] = ()
+    """Widths of the hidden layers, for a model that takes `hidden`; empty for its own default."""
+    parameters: dict[str, Option] = field(default_factory=dict)
+    """More keyword parameters for the model."""
+    loss: str = "auto"
+    """`cross_entropy`, `mse`, `bce`, your own `package.module:function` of (outputs, targets) that gives the mean
+    over the batch, or `auto`: cross_entropy for classes, mse for numbers."""
+
+    def __post_init__(self) -> None:
+        _refuse(not self.name, "model.name is empty; name a model or package.module:Class")
+        low = any(width < 1 for width in self.hidden)
+        _refuse(low, f"model.hidden is {self.hidden}; every width must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSpec:
+    """How one client trains in one round."""
+
+    epochs: int = 1
+    """Passes over the client's examples."""
+    steps: int = 0
+    """Batches instead of passes, when above 0."""
+    batch_size: int = 32
+    """Examples in a batch; the last batch of a pass may have fewer."""
+    drop_last: bool = False
+    """Leave out a last batch that is not full (unless it is the only one): batch normalisation cannot take a batch
+    of one."""
+    lr: float = 0.1
+    """Learning rate of the first round."""
+    schedule: str = "constant"
+    """How the learning rate changes over rounds: `constant`, `step`, `cosine`."""
+    schedule_rounds: int = 10
+    """step: rounds between two drops; cosine: rounds until the end of the half wave."""
+    schedule_factor: float = 0.1
+    """step: factor of each drop; cosine: what is left of the rate at the end, as a factor."""
+    momentum: float = 0.0
+    """Momentum of plain SGD; it starts at zero in every round."""
+    weight_decay: float = 0.0
+    """Pull towards zero, as a factor of the weights that is added to the gradient."""
+    proximal: float = 0.0
+    """Pull towards the weights that the round began with: mu of FedProx (Li et al., MLSys 2020)."""
+    clip: float = 0.0
+    """Largest L2 norm of a batch's gradient, when above 0; it is applied before the pulls."""
+    optimizer: str = "sgd"
+    """`sgd`, or the name of a class in torch.optim, such as `Adam`, whose state lives for one round."""
+    optimizer_parameters: dict[str, Option] = field(default_factory=dict)
+    """Keyword parameters for a class of torch.optim, beside `lr` and `weight_decay`."""
+
+    def __post_init__(self) -> None:
+        _choose("train.schedule", self.schedule, ("constant", "step", "cosine"))
+        for name in ("epochs", "batch_size", "schedule_rounds"):
+            value = getattr(self, name)
+            _refuse(value < 1, f"train.{name} is {value}; it must be at least 1")
+        for name in ("steps", "lr", "schedule_factor", "weight_decay", "proximal", "clip"):
+            value = getattr(self, name)
+            _refuse(not value >= 0, f"train.{name} is {value}; it must not be negative")
+        _refuse(not 0 <= self.momentum < 1, f"train.momentum is {self.momentum}; it must lie in [0, 1)")
+        foreign = self.optimizer != "sgd" and self.momentum > 0
+        _refuse(foreign, "train.momentum is for sgd; give other optimizers theirs in train.optimizer_parameters")
+        unused = self.optimizer == "sgd" and bool(self.optimizer_parameters)
+        _refuse(unused, "train.optimizer_parameters are not for sgd; name a class of torch.optim in train.optimizer")

@@ -1,0 +1,127 @@
+"""The seam between nodes and networks: what every link and every transport can do, and what each may raise.
+
+`tests/link/kit.py` holds the conformance kit that all implementations pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from p2pfl.errors import LinkError
+from p2pfl.wire.packet import Packet
+
+__all__ = ["Link", "LinkLimits", "LinkStatistics", "Listener", "Receiver", "Transport"]
+
+
+@dataclass(slots=True)
+class LinkStatistics:
+    """Counts of one link since it was made. Bytes are those on the wire (in process: those that would be)."""
+
+    packets_sent: int = 0
+    packets_received: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+
+class Receiver(Protocol):
+    """Who sits at the end of a link. All three are called on the event loop and must not block."""
+
+    def admit(self, head: bytes, sizes: tuple[int, ...]) -> tuple[memoryview, ...]:
+        """Give the writable buffers, of just these `sizes` in bytes, that an announced packet is written into.
+
+        Raises RemoteProtocolError to refuse it, which ends the link. Nothing has been allocated by then.
+        Links that pass buffers by reference do not call it.
+        """
+
+    def packet_received(self, packet: Packet) -> None:
+        """Take one packet. Packets of one link come in the order in which their last bytes arrived.
+
+        Raises RemoteProtocolError if it is malformed, which ends the link.
+        """
+
+    def link_closed(self, error: LinkError) -> None:
+        """Called exactly once: LinkClosed after a goodbye by either end, else what went wrong."""
+
+
+class Link(Protocol):
+    """An open, authenticated, ordered link to one peer. Made by a transport; `start` is called once, by the node."""
+
+    local: str  # our peer id
+    remote: str  # the peer id that the other end has proven
+    initiator: bool  # whether we dialled
+    remote_caps: dict[str, object]  # what the other end said about itself in the handshake (not to be trusted)
+    channel_id: bytes  # the same at both ends and on no other link; what end-to-end signatures are bound to
+    statistics: LinkStatistics
+
+    def start(self, receiver: Receiver) -> None:
+        """Begin to deliver. What arrived before waits until then."""
+
+    def send(self, packet: Packet) -> None:
+        """Queue a packet. Never blocks, never raises for a link that ended (its end is told to the receiver).
+
+        Packets without buffers overtake those with; large ones share the wire record by record.
+        """
+
+    def withdraw(self, packet: Packet) -> bool:
+        """Take back a packet not wholly sent yet; the other end forgets its part. False if it has left entirely."""
+
+    async def drain(self) -> None:
+        """Wait until few enough bytes are queued. Returns at once on a link that ended."""
+
+    async def close(self) -> None:
+        """Send what is queued, say goodbye, and wait for the end: at most 2 s, then abort."""
+
+    def abort(self, error: LinkError) -> None:
+        """End at once; the receiver is told `error`."""
+
+
+class Listener(Protocol):
+    """An open door. `addresses` are those at which others can dial it, with the real port."""
+
+    addresses: tuple[str, ...]
+
+    async def close(self) -> None:
+        """Accept no more. Links that are open stay open."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLimits:
+    """Bounds that hold whatever a peer does; each is one row of the denial-of-service table in DESIGN.md."""
+
+    max_head: int = 256 * 1024  # bytes
+    max_message: int = 1 << 30  # bytes of all buffers of one packet
+    max_buffers: int = 4096  # buffers of one packet
+    max_streams: int = 64  # packets of one link that may be under way at once
+    upgrade_seconds: float = 10.0  # from TCP accept to the WebSocket upgrade
+    handshake_seconds: float = 5.0  # from the upgrade to the last handshake message
+    half_open: int = 64  # handshakes under way, over all addresses
+    half_open_per_host: int = 8
+    handshakes_burst: int = 10  # token bucket per host; loopback is exempt
+    handshakes_per_second: float = 1.0
+    links: int = 512  # established, over all peers
+    progress_bytes: int = 16 * 1024  # a transfer must average this many bytes a second ...
+    progress_seconds: float = 30.0  # ... over this long
+    high_water: int = 1 << 20  # queued bytes above which drain() waits
+    loopback_exempt: bool = field(default=True)  # the per-host limits do not apply to 127.0.0.0/8 and ::1
+
+
+class Transport(Protocol):
+    """How a node reaches others."""
+
+    peer_id: str  # who we are
+    refused: Callable[[str, LinkError], None] | None  # told the address of each dialler that was turned away, and why
+    scheme: str  # what its addresses look like, for error messages
+
+    async def dial(self, address: str, expect: str | None = None) -> Link:
+        """Connect and authenticate. `expect` is the peer id that must answer.
+
+        Raises PeerUnreachable, HandshakeFailed (and its kinds), LinkRefused; ConfigError for an address that is none.
+        """
+
+    async def listen(self, address: str, accept: Callable[[Link], None]) -> Listener:
+        """Open a door; each authenticated link is given to `accept`. Port 0 takes a free one.
+
+        Raises ListenFailed; ConfigError for an address that is none.
+        """

@@ -1,0 +1,334 @@
+"""Links inside one process: packets pass by reference, in order, and as late as the network says.
+
+What is sent here is what a socket would be sent, without the copying: heads are encoded, sizes are checked, and links
+end in the same ways. There is no task per link and no future per packet, so that thousands of nodes fit into one loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import copy_context
+
+from p2pfl.errors import (
+    ConfigError,
+    LinkClosed,
+    LinkError,
+    LinkRefused,
+    LinkTruncated,
+    ListenFailed,
+    PeerUnreachable,
+    RemoteProtocolError,
+    UntrustedPeer,
+)
+from p2pfl.link.base import Link, LinkLimits, LinkStatistics, Receiver
+from p2pfl.wire.frame import check_packet, framed_size
+from p2pfl.wire.packet import Packet
+
+__all__ = ["MemoryLink", "MemoryListener", "MemoryNetwork", "MemoryTransport"]
+
+GOODBYE_SECONDS = 2.0  # how long close() waits for the other end
+RECORD_OVERHEAD = 18  # bytes by which a record is longer on a socket: its length and its authentication tag
+
+Delay = Callable[[str, str, int], float]
+Accept = Callable[[Link], None]
+
+
+class MemoryNetwork:
+    """All that can reach each other.
+
+    `delay(source, destination, bytes)` gives the seconds from sending to arrival; a packet never overtakes an earlier
+    one of its link. Without a delay a packet arrives in the next turn of the loop.
+    """
+
+    def __init__(self, delay: Delay | None = None, limits: LinkLimits | None = None) -> None:
+        self.delay = delay
+        self.limits = limits or LinkLimits()
+        self.doors: dict[str, MemoryListener] = {}
+        self.links: dict[frozenset[str], list[MemoryLink]] = {}  # pair of peer ids -> both ends of its open links
+        self.partitions: set[frozenset[str]] = set()  # pairs between which nothing passes
+        self._dials = 0
+
+    def transport(self, peer_id: str, caps: dict[str, object] | None = None) -> MemoryTransport:
+        """The access of one node to this network."""
+        return MemoryTransport(self, peer_id, caps)
+
+    def connect(self, dialler: MemoryTransport, door: MemoryListener) -> tuple[MemoryLink, MemoryLink]:
+        """Make both ends of a link: the dialler's, the listener's."""
+        self._dials += 1
+        names = f"{dialler.peer_id}\0{door.transport.peer_id}\0{self._dials}"
+        channel_id = hashlib.blake2b(names.encode(), digest_size=32, person=b"p2pfl-memory").digest()
+        near = MemoryLink(dialler, door.transport, channel_id, initiator=True)
+        far = MemoryLink(door.transport, dialler, channel_id, initiator=False)
+        near.peer, far.peer = far, near
+        self.links.setdefault(near.pair, []).extend((near, far))
+        return near, far
+
+    def cut(self, a: str, b: str) -> None:
+        """Break all links between two peers: what is under way is lost, and both ends are told LinkTruncated."""
+        for link in tuple(self.links.get(frozenset((a, b)), ())):
+            link.abort(LinkTruncated(f"the link to {link.remote[:10]} was cut"))
+
+    def partition(self, a: str, b: str) -> None:
+        """Let nothing pass between two peers, and tell nobody. What is held up passes after `heal`, as with TCP."""
+        self.partitions.add(frozenset((a, b)))
+
+    def heal(self, a: str, b: str) -> None:
+        """End a partition."""
+        pair = frozenset((a, b))
+        self.partitions.discard(pair)
+        for link in self.links.get(pair, ()):
+            link.release()
+
+    def __repr__(self) -> str:
+        return f"<MemoryNetwork {len(self.doors)} listening, {sum(map(len, self.links.values())) // 2} links>"
+
+
+class MemoryTransport:
+    """How one node reaches the others of a MemoryNetwork. Addresses are names: "memory:<name>", or just the name."""
+
+    scheme = "memory:<peer id>"
+
+    def __init__(self, network: MemoryNetwork, peer_id: str, caps: dict[str, object] | None = None) -> None:
+        self.network = network
+        self.peer_id = peer_id
+        self.caps = caps or {}
+
+    async def dial(self, address: str, expect: str | None = None) -> MemoryLink:
+        """Link to whoever listens at the address; see Transport."""
+        name = _name(address)
+        door = self.network.doors.get(name)
+        if door is None:
+            raise PeerUnreachable(f"nobody listens at memory:{name}: listen there first, or correct the name")
+        answering = door.transport.peer_id
+        if answering == self.peer_id:
+            raise LinkRefused(f"memory:{name} is this node itself")
+        if expect is not None and answering != expect:
+            raise UntrustedPeer(f"{answering} answers at memory:{name}, where {expect} was expected")
+        if frozenset((answering, self.peer_id)) in self.network.partitions:
+            raise PeerUnreachable(f"memory:{name} does not answer")
+        near, far = self.network.connect(self, door)
+        door.admit(far)
+        return near
+
+    async def listen(self, address: str, accept: Accept) -> MemoryListener:
+        """Take a name, by default the peer id; see Transport."""
+        name = _name(address) or self.peer_id
+        if name in self.network.doors:
+            raise ListenFailed(f"memory:{name} is in use: close its listener first, or take another name")
+        door = MemoryListener(self, name, accept)
+        self.network.doors[name] = door
+        return door
+
+    def __repr__(self) -> str:
+        return f"<MemoryTransport of {self.peer_id[:10]}>"
+
+
+class MemoryListener:
+    """A name under which a node can be dialled."""
+
+    def __init__(self, transport: MemoryTransport, name: str, accept: Accept) -> None:
+        self.addresses = (f"memory:{name}",)
+        self.transport = transport
+        self._name = name
+        self._accept = accept
+        self._context = copy_context()
+
+    def admit(self, link: MemoryLink) -> None:
+        """Give a new link to the node, in the context in which it began to listen."""
+        asyncio.get_running_loop().call_soon(self._accept, link, context=self._context)
+
+    async def close(self) -> None:
+        """Accept no more; see Listener."""
+        self.transport.network.doors.pop(self._name, None)
+
+    def __repr__(self) -> str:
+        return f"<MemoryListener {self.addresses[0]}>"
+
+
+class MemoryLink:
+    """One end of a link. A packet that was sent lies on the wire until the loop calls `_arrive`, once per packet."""
+
+    __slots__ = (
+        "_closing",
+        "_context",
+        "_due",
+        "_error",
+        "_held",
+        "_inbox",
+        "_loop",
+        "_network",
+        "_queued",
+        "_receiver",
+        "_wake",
+        "_wire",
+        "channel_id",
+        "initiator",
+        "local",
+        "pair",
+        "peer",
+        "remote",
+        "remote_caps",
+        "statistics",
+    )
+
+    peer: MemoryLink  # the other end
+
+    def __init__(self, near: MemoryTransport, far: MemoryTransport, channel_id: bytes, *, initiator: bool) -> None:
+        self.local = near.peer_id
+        self.remote = far.peer_id
+        self.pair = frozenset((near.peer_id, far.peer_id))
+        self.initiator = initiator
+        self.remote_caps = dict(far.caps)
+        self.channel_id = channel_id
+        self.statistics = LinkStatistics()
+        self._network = near.network
+        self._loop = asyncio.get_running_loop()
+        self._context = copy_context()  # later that of start(): a receiver must not run in the context of a sender
+        self._receiver: Receiver | None = None
+        self._inbox: list[tuple[Packet | LinkError, int]] = []  # what arrived before the start
+        self._wire: deque[tuple[Packet | LinkError | None, int]] = deque()  # with sizes; None once withdrawn
+        self._queued = 0  # bytes on the wire
+        self._held = 0  # arrivals that a partition holds up
+        self._due = 0.0  # when the last thing on the wire arrives
+        self._closing = False
+        self._error: LinkError | None = None  # once ended
+        self._wake: asyncio.Event | None = None  # made by the first who waits
+
+    def start(self, receiver: Receiver) -> None:
+        """Begin to deliver; see Link."""
+        self._context = copy_context()
+        self._loop.call_soon(self._begin, receiver, context=self._context)
+
+    def send(self, packet: Packet) -> None:
+        """Queue a packet; see Link. Raises MessageError for one that is over the limits."""
+        if self._closing or self._error is not None:
+            return
+        check_packet(packet, self._network.limits)
+        records, size = framed_size(packet)
+        size += records * RECORD_OVERHEAD
+        self.statistics.packets_sent += 1
+        self.statistics.bytes_sent += size
+        self._put(packet, size)
+
+    def withdraw(self, packet: Packet) -> bool:
+        """Take back a packet that has not arrived; see Link."""
+        for index, (item, size) in enumerate(self._wire):
+            if item is packet:
+                self._wire[index] = (None, size)
+                return True
+        return False
+
+    async def drain(self) -> None:
+        """Wait until little is on the wire; see Link."""
+        while self._queued > self._network.limits.high_water and self._error is None:
+            await self._woken()
+
+    async def close(self) -> None:
+        """Say goodbye behind what is under way; see Link."""
+        if self._error is None and not self._closing:
+            self._closing = True
+            self._put(LinkClosed(f"{self.local[:10]} said goodbye"), 0)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_SECONDS):
+                    while self._error is None:
+                        await self._woken()
+        finally:
+            self.abort(LinkClosed(f"said goodbye to {self.remote[:10]}, which did not answer"))
+
+    def abort(self, error: LinkError) -> None:
+        """End at once; see Link. The other end is told LinkRefused if that is the reason, else LinkTruncated."""
+        if self._error is None:
+            self._end(error)
+            kind = LinkRefused if isinstance(error, LinkRefused) else LinkTruncated
+            self._put(kind(f"{self.local[:10]} ended the link: {error}"), 0)
+
+    def release(self) -> None:
+        """Let pass what a partition held up."""
+        held, self._held = self._held, 0
+        for _ in range(held):
+            self._loop.call_soon(self._arrive, context=self.peer._context)
+
+    def _put(self, item: Packet | LinkError, size: int) -> None:
+        self._wire.append((item, size))
+        self._queued += size
+        network, loop = self._network, self._loop
+        delay = network.delay(self.local, self.remote, size) if network.delay is not None else 0.0
+        if delay or self._due:
+            now = loop.time()
+            self._due = max(self._due, now + delay)
+            if self._due > now:
+                loop.call_at(self._due, self._arrive, context=self.peer._context)
+                return
+        loop.call_soon(self._arrive, context=self.peer._context)
+
+    def _arrive(self) -> None:
+        """Take the oldest from the wire: timers that are due together fire in any order, packets do not."""
+        network = self._network
+        if network.partitions and self.pair in network.partitions:
+            self._held += 1
+            return
+        item, size = self._wire.popleft()
+        self._queued -= size
+        if self._wake is not None:
+            self._wake.set()
+        if item is not None:
+            self.peer._take(item, size)
+
+    def _begin(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        if self._error is not None:
+            receiver.link_closed(self._error)
+        inbox, self._inbox = self._inbox, []
+        for item, size in inbox:
+            self._take(item, size)
+
+    def _take(self, item: Packet | LinkError, size: int) -> None:
+        if self._error is not None:
+            return
+        if self._receiver is None:
+            self._inbox.append((item, size))
+        elif isinstance(item, Packet):
+            self.statistics.packets_received += 1
+            self.statistics.bytes_received += size
+            try:
+                self._receiver.packet_received(item)
+            except RemoteProtocolError as error:
+                self.abort(error)
+        else:
+            if isinstance(item, LinkClosed) and not self._closing:
+                self._closing = True
+                self._put(LinkClosed(f"{self.local[:10]} answered the goodbye"), 0)
+            self._end(item)
+
+    def _end(self, error: LinkError) -> None:
+        self._error = error
+        links = self._network.links[self.pair]
+        links.remove(self)
+        if not links:
+            del self._network.links[self.pair]
+        if self._wake is not None:
+            self._wake.set()
+        if self._receiver is not None:
+            self._loop.call_soon(self._receiver.link_closed, error, context=self._context)
+
+    async def _woken(self) -> None:
+        if self._wake is None:
+            self._wake = asyncio.Event()
+        self._wake.clear()
+        await self._wake.wait()
+
+    def __repr__(self) -> str:
+        state = "open" if self._error is None else type(self._error).__name__
+        return f"<MemoryLink {self.local[:10]} {'->' if self.initiator else '<-'} {self.remote[:10]} {state}>"
+
+
+def _name(address: str) -> str:
+    name = address.removeprefix("memory:")
+    if "://" in name:
+        raise ConfigError(f"address {address!r} is none of a node in this process: write memory:<peer id>")
+    return name

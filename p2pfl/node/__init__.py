@@ -1,0 +1,1 @@
+"""The node: links, peers, roles, events. `python -m p2pfl.node` runs one on a host."""

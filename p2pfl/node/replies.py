@@ -1,0 +1,99 @@
+"""One request to many peers, and their replies in the order in which they arrive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
+
+from p2pfl.errors import LinkError, P2pflError
+from p2pfl.node.connection import Connection
+from p2pfl.node.peer import Peer
+from p2pfl.wire.codec import Body, encode
+from p2pfl.wire.message import Message, Request, reply_type
+
+if TYPE_CHECKING:
+    from p2pfl.node.node import Node
+
+__all__ = ["Replies"]
+
+ReplyT = TypeVar("ReplyT", bound=Message)
+
+
+class Replies(Generic[ReplyT]):
+    """`async with node.ask_all(peers, request) as replies: async for peer, reply in replies: ...`
+
+    The loop ends when every peer has replied or failed. Leaving the block cancels what is still open, at both ends.
+    `failed` holds the error of each peer that did not reply so far: a lost link, or a handler that raised.
+    """
+
+    def __init__(self, node: Node, peers: Iterable[Peer], request: Request[ReplyT]) -> None:
+        self.failed: dict[Peer, P2pflError] = {}
+        self.waiting: set[Peer] = set(peers)  # asked, neither replied nor failed
+        self._node = node
+        self._request = request
+        self._open: dict[Peer, tuple[Connection, int]] = {}
+        self._arrived: deque[tuple[Peer, ReplyT]] = deque()
+        self._more: asyncio.Future[None] | None = None
+        self._queued: list[asyncio.Task[None]] = []  # asks that wait for room at their peer
+
+    async def __aenter__(self) -> Self:
+        body = encode(self._request)
+        for peer in sorted(self.waiting, key=lambda peer: (peer.seat is None, peer.seat, peer.id)):
+            try:
+                connection = peer.connection()
+            except LinkError as error:
+                self._settle(peer, error)
+                continue
+            if connection.session.asks_left:
+                self._ask(peer, connection, body)
+            else:
+                self._queued.append(asyncio.create_task(self._ask_later(peer, connection, body)))
+        self._node.watch_waits()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._queued:
+            task.cancel()
+        for connection, number in self._open.values():
+            connection.cancel(number)
+        self._open.clear()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[Peer, ReplyT]:
+        while not self._arrived:
+            if not self.waiting:
+                raise StopAsyncIteration
+            self._more = asyncio.get_running_loop().create_future()
+            await self._more
+        return self._arrived.popleft()
+
+    def _ask(self, peer: Peer, connection: Connection, body: Body) -> None:
+        def sink(result: Message | P2pflError) -> None:
+            self._open.pop(peer, None)
+            self._settle(peer, result)
+
+        self._open[peer] = connection, connection.ask(body, reply_type(type(self._request)), sink)
+
+    async def _ask_later(self, peer: Peer, connection: Connection, body: Body) -> None:
+        try:
+            await connection.room_to_ask()
+        except LinkError as error:
+            self._settle(peer, error)
+        else:
+            self._ask(peer, connection, body)
+
+    def _settle(self, peer: Peer, result: Message | P2pflError) -> None:
+        self.waiting.discard(peer)
+        if isinstance(result, P2pflError):
+            self.failed[peer] = result
+        else:
+            self._arrived.append((peer, cast("ReplyT", result)))
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)

@@ -1,0 +1,22 @@
+"""How patient a node is, and how much it takes from a peer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from p2pfl.wire.session import SessionLimits
+
+__all__ = ["NodeSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    session: SessionLimits = field(default_factory=SessionLimits)
+    report_seconds: float = 5.0  # what is waited for is told so often
+    drain_seconds: float = 3.0  # a stopping node lets handlers run on for so long
+    close_seconds: float = 2.0  # and then gives its goodbyes so long
+    backoff_first_seconds: float = 0.5  # upper end of the first random pause before a redial; doubles each time ...
+    backoff_most_seconds: float = 30.0  # ... up to this
+    yield_dial_seconds: float = 1.0  # the node with the larger id leaves the other so long to dial first
+    strikes: int = 3  # violations within `strike_seconds` that cost a peer its link
+    strike_seconds: float = 600.0

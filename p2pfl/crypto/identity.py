@@ -14,8 +14,8 @@ from struct import Struct
 from nacl.bindings import (
     crypto_aead_xchacha20poly1305_ietf_decrypt,
     crypto_aead_xchacha20poly1305_ietf_encrypt,
-    crypto_pwhash_ALG_ARGON2ID13,
     crypto_pwhash_alg,
+    crypto_pwhash_ALG_ARGON2ID13,
     crypto_pwhash_argon2id_MEMLIMIT_MODERATE,
     crypto_pwhash_argon2id_OPSLIMIT_MODERATE,
     crypto_sign,
@@ -135,7 +135,7 @@ class Identity:
 
     @classmethod
     def load_or_create(cls, path: str | Path, passphrase: str | None = None) -> Identity:
-        """`load`, after making a new identity there if there is no file. Safe against a second process doing the same."""
+        """`load`, after making a new identity there if there is no file. Two processes that do so get the same one."""
         path = Path(path)
         if not path.exists():
             created = cls.generate()

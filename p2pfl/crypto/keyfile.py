@@ -51,13 +51,11 @@ def write_secret(path: Path, data: bytes, what: str, *, replace: bool = False) -
             if replace:
                 temporary.replace(path)
             else:
-                path.hardlink_to(temporary)  # as atomic as a rename, and fails if somebody was faster
+                _link(temporary, path, what)
         finally:
             with suppress(FileNotFoundError):
                 temporary.unlink()
         _sync_folder(path.parent)
-    except FileExistsError as error:
-        raise IdentityError(f"{what}: {path} exists already: move it away first, or choose another path") from error
     except OSError as error:
         raise IdentityError(f"{what}: {path} cannot be written ({error.strerror}): choose another path") from error
 
@@ -68,6 +66,13 @@ def _write_new(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _link(temporary: Path, path: Path, what: str) -> None:
+    try:
+        path.hardlink_to(temporary)  # as atomic as a rename, and fails if somebody was faster
+    except FileExistsError as error:
+        raise IdentityError(f"{what}: {path} exists already: move it away first, or choose another path") from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,9 +1,9 @@
 """The Noise handshake: Trevor Perrin, "The Noise Protocol Framework", revision 34, https://noiseprotocol.org/noise.html.
 
 Patterns XX, XXpsk3 and XXpsk0+psk3 over X25519 and SHA-256 with either cipher of `aead`. The names of classes,
-methods and variables are those of the specification (section 5), so that the two can be read side by side. One addition:
-a payload may be a function of the handshake hash as it stands before the payload, which is how an identity signs the
-session it is in.
+methods and variables are those of the specification (section 5), so that the two can be read side by side. One thing
+is added: a payload may be a function of the handshake hash as it stands before the payload, which is how an identity
+signs the session it is in.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class CipherState:
 class SymmetricState:
     """The chaining key, the handshake hash and the cipher of the moment."""
 
-    __slots__ = ("ck", "cipher", "h")
+    __slots__ = ("cipher", "ck", "h")
 
     def __init__(self, protocol_name: bytes, aead: Aead) -> None:
         named = protocol_name.ljust(HASH_BYTES, b"\0")

@@ -20,6 +20,7 @@ from itertools import chain
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.dlpack import from_dlpack
 
 from p2pfl.errors import ConfigError
 
@@ -120,7 +121,7 @@ def bind(module: nn.Module, flat: Tensor) -> None:
 
 def as_buffer(flat: Tensor) -> memoryview:
     """The bytes of a float32 vector, read-only and not copied. The vector must not be written to afterwards."""
-    return memoryview(flat.detach().contiguous().numpy()).cast("B").toreadonly()
+    return memoryview(flat.detach().numpy().data).cast("B").toreadonly()
 
 
 def from_buffer(buffer: memoryview, numel: int) -> Tensor:
@@ -131,7 +132,7 @@ def from_buffer(buffer: memoryview, numel: int) -> Tensor:
     if buffer.nbytes != 4 * numel:
         raise ConfigError(f"the buffer has {buffer.nbytes} bytes; {numel} float32 take {4 * numel}")
     # By way of DLPack because torch.frombuffer warns about every read-only buffer, and the links hand out no others.
-    return torch.from_dlpack(np.frombuffer(buffer, dtype="<f4"))
+    return from_dlpack(np.frombuffer(buffer, dtype="<f4"))
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -151,10 +152,5 @@ def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _dense_stride(tensor: Tensor) -> tuple[int, ...]:
-    if tensor.dim() == 4:
-        _, channels, height, width = tensor.shape
-        return (channels * height * width, 1, width * channels, channels)
-    strides = [1]
-    for size in reversed(tensor.shape[1:]):
-        strides.append(strides[-1] * size)
-    return tuple(reversed(strides))[: tensor.dim()] if tensor.dim() else ()
+    order = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
+    return torch.empty_like(tensor, device="meta", memory_format=order).stride()

@@ -80,7 +80,8 @@ class PartitionSpec:
 
     scheme: str = "iid"
     """`iid`, `dirichlet` (label skew), `classes` (few classes each), `lognormal` or `power` (quantity skew),
-    `natural` (by the data's own ids)."""
+    `natural` (by the data's own ids), `own` (nothing is dealt: every host has files of its own, and `{seat}` in
+    data.source stands for its number)."""
     alpha: float = 0.5
     """dirichlet: concentration; small is skewed, large is even."""
     classes_per_client: int = 2
@@ -91,15 +92,18 @@ class PartitionSpec:
     """power: the client of rank r gets a share in proportion to r to the power of minus this."""
     min_examples: int = 1
     """The fewest training examples that any client may get."""
+    holdout: float = 0.0
+    """Share of each client's examples that it keeps from training, for its own evaluation."""
     shift: str = "none"
     """Feature shift that goes with a client's seat: `none`, `rotation`, `noise`, `scale`."""
     shift_strength: float = 0.0
     """At the last seat: rotation in degrees, noise as a deviation, scale as a relative change."""
 
     def __post_init__(self) -> None:
-        schemes = ("iid", "dirichlet", "classes", "lognormal", "power", "natural")
+        schemes = ("iid", "dirichlet", "classes", "lognormal", "power", "natural", "own")
         _choose("partition.scheme", self.scheme, schemes)
         _choose("partition.shift", self.shift, ("none", "rotation", "noise", "scale"))
+        _refuse(not 0 <= self.holdout < 1, f"partition.holdout is {self.holdout}; it must lie in [0, 1)")
         _refuse(not self.alpha > 0, f"partition.alpha is {self.alpha}; it must be above 0")
         few = self.classes_per_client < 1
         _refuse(few, f"partition.classes_per_client is {self.classes_per_client}; it must be at least 1")

@@ -28,8 +28,18 @@ _LENGTH = Struct(">H")
 class SecureChannel:
     """An open channel to a proven peer. After `open` raised, it opens nothing any more."""
 
-    __slots__ = ("_alive", "_receiving", "_scratch", "_sending", "channel_id", "initiator", "local", "remote")
-    __slots__ += ("remote_caps", "suite")
+    __slots__ = (
+        "_alive",
+        "_receiving",
+        "_scratch",
+        "_sending",
+        "channel_id",
+        "initiator",
+        "local",
+        "remote",
+        "remote_caps",
+        "suite",
+    )
 
     def __init__(
         self,
@@ -78,6 +88,8 @@ class SecureChannel:
         if not 1 <= size <= MAX_RECORD:
             raise MessageError(f"a record has 1 to {MAX_RECORD} bytes, not {size}")
         view = memoryview(out)
+        if len(view) < size + RECORD_OVERHEAD:
+            raise ValueError(f"a record of {size} bytes needs {size + RECORD_OVERHEAD}, not {len(view)}")
         _LENGTH.pack_into(view, 0, size + TAG_BYTES)
         position = _LENGTH.size
         for part in parts:
@@ -130,7 +142,7 @@ class SecureChannel:
 def _split(message: Buffer, most: int) -> list[memoryview]:
     """The ciphertexts in a message, as views of it."""
     view = memoryview(message)
-    ciphertexts = []
+    ciphertexts: list[memoryview] = []
     while view and len(ciphertexts) < most:
         size = _LENGTH.unpack_from(view)[0] if len(view) >= _LENGTH.size else 0
         if size <= TAG_BYTES or len(view) < _LENGTH.size + size:

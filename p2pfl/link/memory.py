@@ -296,7 +296,7 @@ class MemoryLink:
             self.statistics.packets_received += 1
             self.statistics.bytes_received += size
             try:
-                self._receiver.packet_received(item)
+                self._receiver.packet_received(_readonly(item) if item.buffers else item)
             except RemoteProtocolError as error:
                 self.abort(error)
         else:
@@ -325,6 +325,10 @@ class MemoryLink:
     def __repr__(self) -> str:
         state = "open" if self._error is None else type(self._error).__name__
         return f"<MemoryLink {self.local[:10]} {'->' if self.initiator else '<-'} {self.remote[:10]} {state}>"
+
+
+def _readonly(packet: Packet) -> Packet:
+    return Packet(packet.head, tuple(buffer.toreadonly() for buffer in packet.buffers))
 
 
 def _name(address: str) -> str:

@@ -52,7 +52,8 @@ __all__ = [
 
 MAX_HANDSHAKE: Final = (1024, 2048, 2048)  # bytes of handshake messages 1, 2 and 3
 MAX_CAPS: Final = 1024  # bytes of canonical JSON
-MAX_OFFERED: Final = 16  # subprotocols
+MAX_OFFERED: Final = 16  # subprotocols ...
+MAX_NAME: Final = 64  # ... of so many characters
 
 _CIPHERS: Final[dict[str, Aead]] = {"aesgcm": AESGCM, "chachapoly": CHACHAPOLY}  # best first
 _SUBPROTOCOL: Final = re.compile(r"p2pfl\.v([1-9][0-9]{0,3})\.([a-z0-9]{1,32})")
@@ -167,13 +168,15 @@ class Handshake:
         self._label = label
         self._messages = 0  # that went through, of three
         self._channel: SecureChannel | None = None
+        pattern, psks = ("XXpsk0+psk3", settings.network_key.psks) if settings.network_key else ("XX", ())
+        suite = f"Noise_{pattern}_25519_{aead.name}_SHA256"
         self._noise = HandshakeState(
-            "XXpsk0+psk3" if settings.network_key else "XX",
+            pattern,
             aead,
             initiator=initiator,
-            prologue=_prologue(settings, aead, offered, chosen),
+            prologue=_prologue(suite, settings.network_name, offered, chosen),
             s=settings.identity.noise_static,
-            psks=settings.network_key.psks if settings.network_key else (),
+            psks=psks,
         )
 
     @property
@@ -205,9 +208,9 @@ class Handshake:
         if len(message) > MAX_HANDSHAKE[index]:
             raise HandshakeFailed(f"handshake message {index + 1} is too large: {len(message)} bytes")
         payload = self._read(bytes(message), index)
-        self._messages += 1
+        self._messages = index + 1
         if index == 0:
-            self._messages += 1
+            self._messages = 2
             return self._noise.write_message(self._introduce)
         remote, caps = self._recognise(payload)
         reply = self._noise.write_message(self._introduce) if self._noise.initiator else b""
@@ -265,8 +268,9 @@ class Handshake:
             raise LinkRefused("the other end is this node itself")
         if self._expect is not None and remote != self._expect:
             raise HandshakeFailed(f"{short_id(remote)} answers where {short_id(self._expect)} was expected")
-        self._settings.trust.admit(remote, self._label)
-        return remote, _parse_caps(caps)
+        said = _parse_caps(caps)
+        self._settings.trust.admit(remote, self._label)  # last: it may pin the peer
+        return remote, said
 
     def __repr__(self) -> str:
         return f"<Handshake {self._noise.protocol_name}, {self._messages} of {len(MAX_HANDSHAKE)} messages>"
@@ -285,8 +289,10 @@ def _offered_versions(offered: Sequence[str]) -> Versions:
 
 
 def _agreed_cipher(offered: Sequence[str], chosen: str) -> Aead:
+    if len(offered) > MAX_OFFERED or not all(name.isascii() and len(name) <= MAX_NAME for name in offered):
+        raise HandshakeFailed("the other end offers more than it may")
     match = _SUBPROTOCOL.fullmatch(chosen)
-    if match is None or chosen not in offered or len(offered) > MAX_OFFERED:
+    if match is None or chosen not in offered:
         raise HandshakeFailed("the other end chose what was not offered")
     VERSIONS.common(Versions(int(match[1]), int(match[1])))
     if match[2] not in _CIPHERS or not _usable(match[2]):
@@ -294,24 +300,16 @@ def _agreed_cipher(offered: Sequence[str], chosen: str) -> Aead:
     return _CIPHERS[match[2]]
 
 
-def _prologue(settings: SecuritySettings, aead: Aead, offered: Sequence[str], chosen: str) -> bytes:
-    """What both ends must agree on without having to say it."""
-    versions = _offered_versions(offered)
-    pattern = "XXpsk0+psk3" if settings.network_key else "XX"
-    suite = f"Noise_{pattern}_25519_{aead.name}_SHA256".encode()
-    name = settings.network_name.encode()
+def _prologue(suite: str, network_name: str, offered: Sequence[str], chosen: str) -> bytes:
+    """What both ends must agree on without saying it once more; every part is delimited."""
+    versions, name = _offered_versions(offered), network_name.encode()
     return b"".join(
         (
-            b"p2pfl/1\0",
-            suite,
-            b"\0",
-            len(name).to_bytes(2, "big"),
-            name,
-            versions.lowest.to_bytes(2, "big"),
-            versions.highest.to_bytes(2, "big"),
-            len(offered).to_bytes(1, "big"),
-            *(bytes([len(item)]) + item.encode() for item in offered),
-            bytes([len(chosen)]) + chosen.encode(),
+            b"p2pfl/1\0" + suite.encode() + b"\0",
+            len(name).to_bytes(2, "big") + name,
+            versions.lowest.to_bytes(2, "big") + versions.highest.to_bytes(2, "big"),
+            bytes([len(offered)]),
+            *(bytes([len(each)]) + each.encode() for each in (*offered, chosen)),
         )
     )
 

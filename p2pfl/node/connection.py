@@ -76,9 +76,12 @@ class Connection:
         """Send a statement; waits while the peer is behind. Raises the LinkError of a link that ended."""
         while not self.session.tells_left:
             await self._more_room()
+        self.tell_now(body)
+        await self.link.drain()
+
+    def tell_now(self, body: Body) -> None:
+        """Send a statement, for which there is room."""
         self.link.send(self.session.tell(body))
-        if body.buffers:
-            await self.link.drain()
 
     async def room_to_ask(self) -> None:
         """Wait while as many asks are open as the peer takes. Raises the LinkError of a link that ended."""

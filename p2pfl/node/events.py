@@ -7,11 +7,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 __all__ = [
-    "Event", "EventStream", "HandlerFailed", "Listening", "PeerJoined", "PeerLost", "PeerMisbehaved", "PeerRefused",
-    "PeerUnreached", "RoundEnded", "RoundStarted", "Waiting",
+    "CourseEnded", "Event", "EventStream", "HandlerFailed", "Listening", "Observer", "PeerJoined", "PeerLost", "PeerMisbehaved", "PeerRefused",
+    "PeerUnreached", "RoundEnded", "RoundStarted",
+    "UpdateMissing", "Waiting",
 ]  # fmt: skip
 
 
@@ -128,13 +129,43 @@ class RoundEnded(Event):
         return f"round {self.round} ended with {self.participants}  {shown}".rstrip()
 
 
+@dataclass(frozen=True, slots=True)
+class UpdateMissing(Event):
+    """A round goes on without this peer's update: it failed, was lost, was late, or sent what cannot be used."""
+
+    round: int
+    peer: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"round {self.round} goes on without {self.peer}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class CourseEnded(Event):
+    rounds: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the course ended after round {self.rounds}: {self.reason}"
+
+
+class Observer(Protocol):
+    """Takes the events of a node as they happen; it must not block, and must not raise."""
+
+    def push(self, event: Event) -> None: ...
+
+    def finish(self) -> None:
+        """Nothing more will come."""
+
+
 class EventStream:
     """The events of a node from now on: `with node.events() as events: async for event in events: ...`.
 
     Ends when the node stops. A listener that falls behind by `size` events misses the oldest; `missed` counts them.
     """
 
-    def __init__(self, leave: Callable[[EventStream], None], size: int = 1000) -> None:
+    def __init__(self, leave: Callable[[EventStream], object], size: int = 1000) -> None:
         self.missed = 0
         self._leave = leave
         self._queue: deque[Event] = deque(maxlen=size)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from p2pfl.node.peer import Peer
 from p2pfl.wire.message import Message
 
-__all__ = ["Member", "Membership", "Roster"]
+__all__ = ["Directory", "Member", "Membership", "Roster"]
 
 _MOST_MEMBERS = 100_000
 
@@ -39,13 +39,17 @@ class Roster(Message):
 class Membership:
     """The table of one node, and the role that keeps it up to date."""
 
-    def __init__(self, own: Member, changed: Callable[[], None], tell: Callable[[Roster, Peer | None], Awaitable[None]]) -> None:
+    def __init__(self, own: Member) -> None:
         self._own_id = own.id
         self._table: dict[str, Member] = {}
         self._by_seat: dict[int, str] = {}
-        self._changed = changed
-        self._tell = tell
+        self._changed: Callable[[], None] | None = None
+        self._tell: Callable[[Roster, Peer | None], Awaitable[None]] | None = None
         self._enter(replace(own, version=time.time_ns()))  # a restarted node must outrun its former record
+
+    def bind(self, changed: Callable[[], None], tell: Callable[[Roster, Peer | None], Awaitable[None]]) -> None:
+        """Called by the node: whom to wake after a change, and how to tell all peers but one."""
+        self._changed, self._tell = changed, tell
 
     @property
     def own(self) -> Member:
@@ -75,7 +79,7 @@ class Membership:
                     continue
                 self._enter(member)
                 new.append(member)
-        if new:
+        if new and self._changed:
             self._changed()
         return new
 
@@ -83,17 +87,18 @@ class Membership:
         """Change our own record and tell everybody."""
         own = replace(self.own, version=self.own.version + 1, **change)  # type: ignore[arg-type]  # names are fields
         self._enter(own)
-        self._changed()
-        await self._tell(Roster([own]), None)
+        if self._changed and self._tell:
+            self._changed()
+            await self._tell(Roster([own]), None)
 
-    def everything(self) -> Roster:
-        """All that we know, for a peer that has just been linked."""
+    def everything(self) -> Roster | None:
+        """All that we know, for a peer that has just been linked; None if it needs no telling."""
         return Roster(list(self._table.values()))
 
     @Roster.handler
     async def heard(self, roster: Roster, peer: Peer) -> None:
         new = self.learn(roster.members)
-        if new:
+        if new and self._tell:
             await self._tell(Roster(new), peer)
 
     def _enter(self, member: Member) -> None:
@@ -102,4 +107,30 @@ class Membership:
             del self._by_seat[known.seat]
         self._table[member.id] = member
         if member.seat is not None:
-            self._by_seat[member.seat] = member.id
+            self._by_seat.setdefault(member.seat, member.id)  # who claims a seat that is taken does not get it
+
+
+class Directory:
+    """A table that all nodes of one process share: everybody is known from the start."""
+
+    def __init__(self, members: Iterable[Member]) -> None:
+        self.table = {member.id: member for member in members}
+        self.by_seat = {member.seat: member.id for member in self.table.values() if member.seat is not None}
+
+    def membership(self, peer_id: str) -> Membership:
+        """The membership of one of the nodes."""
+        return _Listed(self, peer_id)
+
+
+class _Listed(Membership):
+    """One node's view of a Directory. There is nothing to gossip about."""
+
+    def __init__(self, directory: Directory, peer_id: str) -> None:
+        super().__init__(directory.table[peer_id])
+        self._table, self._by_seat = directory.table, directory.by_seat
+
+    def everything(self) -> Roster | None:
+        return None
+
+    async def announce(self, **change: object) -> None:
+        self._enter(replace(self.own, **change))  # type: ignore[arg-type]  # names are fields

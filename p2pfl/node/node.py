@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from p2pfl.link.base import Link, Listener, Transport
 from p2pfl.node.dialing import Dialler
 from p2pfl.node.dispatch import Dispatch
 from p2pfl.node.events import (
-    Event, EventStream, Listening, PeerJoined, PeerLost, PeerMisbehaved, PeerRefused, Waiting,
+    Event, EventStream, Listening, Observer, PeerJoined, PeerLost, PeerMisbehaved, PeerRefused, Waiting,
 )  # fmt: skip
 from p2pfl.node.membership import Member, Membership, Roster
 from p2pfl.node.peer import Peer
@@ -65,9 +66,12 @@ class Node:
         peers: Sequence[str] = (),
         name: str = "",
         seat: int | None = None,
+        members: Membership | None = None,
         settings: NodeSettings | None = None,
     ) -> None:
         """`listen`: addresses to open; `peers`: addresses to keep links to; `seat`: the place in a topology, if given.
+
+        `members`: a table of who is who that stands already, in place of one that is gossiped.
 
         Raises MessageError for roles that do not fit together. Nothing is opened before the context is entered.
         """
@@ -75,7 +79,8 @@ class Node:
         self.settings = settings or NodeSettings()
         self.id = transport.peer_id
         self.dispatch = Dispatch(self.emit)
-        self.members = Membership(Member(self.id, name, (), seat), self._change, self._pass_on)
+        self.members = members or Membership(Member(self.id, name, (), seat))
+        self.members.bind(self.stir, self._pass_on)
         self._roles: list[object] = []
         self._listen = (listen,) if isinstance(listen, str) else tuple(listen)
         self._dial = tuple(peers)
@@ -83,7 +88,7 @@ class Node:
         self._peers: dict[str, Peer] = {}
         self._rng = random.Random(self.id)
         self._dialler = Dialler(self, self._rng)
-        self._streams: set[EventStream] = set()
+        self._observers: dict[Observer, None] = {}
         self._waits: dict[object, tuple[str, float]] = {}
         self._reporter: asyncio.TimerHandle | None = None
         self._changed: asyncio.Future[None] | None = None
@@ -173,8 +178,8 @@ class Node:
             await asyncio.wait(self._tasks)
         if self._reporter is not None:
             self._reporter.cancel()
-        for stream in self._streams:
-            stream.finish()
+        for observer in tuple(self._observers):
+            observer.finish()
 
     async def _part(self, connections: list[Any]) -> None:
         goodbyes = [asyncio.create_task(connection.finish("the node stops")) for connection in connections]
@@ -237,21 +242,22 @@ class Node:
             if member is not None and member.addresses:
                 self._dialler.want_peer(member)
 
-    async def meet(self, seats: Iterable[int]) -> list[Peer]:
-        """Link to those who sit there, and wait until all links are up; in the order of the seats."""
+    async def meet(self, seats: Iterable[int], at_least: int | None = None) -> list[Peer]:
+        """Link to those who sit there; those who are linked, in the order of the seats, once they are `at_least` so many.
+
+        Without `at_least`: all of them.
+        """
         wanted = sorted(set(seats))
-        with self.waiting(f"links to seats {_ranges(wanted)}"):
+        enough = len(wanted) if at_least is None else min(at_least, len(wanted))
+        with self.waiting("") as reword:
             while True:
                 self.want(wanted)
-                found = [self.at(seat) for seat in wanted]
-                there = [peer for peer in found if peer is not None]
-                if len(there) == len(found):
-                    return there
+                found = {seat: peer for seat in wanted if (peer := self.at(seat)) is not None}
+                if len(found) >= enough:
+                    return list(found.values())
+                missing = _ranges([seat for seat in wanted if seat not in found])
+                reword(f"links to {enough - len(found)} more of the seats {missing}")
                 await self.change()
-
-    async def ask(self, peer: Peer, request: Request[ReplyT]) -> ReplyT:
-        """`peer.ask(request)`."""
-        return await peer.ask(request)
 
     def ask_all(self, peers: Iterable[Peer], request: Request[ReplyT]) -> Replies[ReplyT]:
         """Ask many at once; the request is encoded once. See Replies."""
@@ -260,12 +266,25 @@ class Node:
     async def tell_all(self, peers: Iterable[Peer], message: Message) -> list[Peer]:
         """Tell many; the message is encoded once. Those that were not reached are given back."""
         body = encode(message)
-        missed = []
+        sent, behind, missed = [], [], []
         for peer in peers:
             try:
-                await peer.connection().tell(body)
+                connection = peer.connection()
             except LinkError:
                 missed.append(peer)
+                continue
+            if connection.session.tells_left:
+                connection.tell_now(body)
+                sent.append(connection)
+            else:
+                behind.append((peer, connection))
+        for peer, connection in behind:
+            try:
+                await connection.tell(body)
+            except LinkError:
+                missed.append(peer)
+        for connection in sent:
+            await connection.link.drain()
         return missed
 
     def statistics(self) -> NodeStatistics:
@@ -289,14 +308,18 @@ class Node:
 
     def events(self, size: int = 1000) -> EventStream:
         """What happens from now on. See EventStream."""
-        stream = EventStream(self._streams.discard, size)
-        self._streams.add(stream)
+        stream = EventStream(self._observers.pop, size)
+        self.observe(stream)
         return stream
+
+    def observe(self, observer: Observer) -> None:
+        """Push every event to `observer`, at once. `events` is the comfortable form."""
+        self._observers[observer] = None
 
     def emit(self, event: Event) -> None:
         """Tell all who listen; roles use it for events of their own."""
-        for stream in self._streams:
-            stream.push(event)
+        for observer in self._observers:
+            observer.push(event)
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[Callable[[str], None]]:
@@ -318,21 +341,26 @@ class Node:
             del self._waits[key]
 
     async def change(self) -> None:
-        """Wait until a peer came or went, or the membership table changed."""
+        """Wait until a peer came or went, the membership table changed, or a role called `stir`."""
         if self._changed is None or self._changed.done():
             self._changed = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._changed)
+
+    def stir(self) -> None:
+        """Wake those who wait in `change`, so that they look again."""
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
 
     # -- for peers, connections and the membership -----------------------------------------------------------------
 
     def joined(self, peer: Peer) -> None:
         self.emit(PeerJoined(peer.id))
-        self._change()
+        self.stir()
         self.spawn(self._greet(peer))
 
     def lost(self, peer: Peer, error: LinkError) -> None:
         self.emit(PeerLost(peer.id, str(error)))
-        self._change()
+        self.stir()
 
     def misbehaved(self, peer: Peer, reason: str) -> None:
         self._violations += 1
@@ -346,12 +374,12 @@ class Node:
 
     def watch_waits(self) -> None:
         """Something is being waited for: look again after a while whether it still is."""
-        if self._reporter is None:
+        if self._reporter is None and math.isfinite(self.settings.report_seconds):
             loop = asyncio.get_running_loop()
             self._reporter = loop.call_later(self.settings.report_seconds, self._report_waits)
 
-    def _report_waits(self) -> None:
-        self._reporter = None
+    def waits(self) -> list[tuple[str, float]]:
+        """What this node waits for at this moment, and since when on the loop's clock."""
         now = asyncio.get_running_loop().time()
         asked: dict[str, tuple[list[str], float]] = {}
         for peer in self.peers:
@@ -359,8 +387,13 @@ class Node:
                 for tag, since in connection.open_asks():
                     names, first = asked.get(tag, ([], now))
                     asked[tag] = ([*names, peer.name], min(first, since))
-        waits = list(self._waits.values())
-        waits += [(f"answers to {tag} from {_some(names)}", since) for tag, (names, since) in asked.items()]
+        answers = [(f"answers to {tag} from {_some(names)}", since) for tag, (names, since) in asked.items()]
+        return [*self._waits.values(), *answers]
+
+    def _report_waits(self) -> None:
+        self._reporter = None
+        now = asyncio.get_running_loop().time()
+        waits = self.waits()
         for what, since in waits:
             if now - since >= 0.99 * self.settings.report_seconds:
                 self.emit(Waiting(what, now - since))
@@ -368,7 +401,9 @@ class Node:
             self.watch_waits()
 
     async def _greet(self, peer: Peer) -> None:
-        await self._pass_on(self.members.everything(), None, [peer])
+        roster = self.members.everything()
+        if roster is not None:
+            await self._pass_on(roster, None, [peer])
 
     async def _pass_on(self, roster: Roster, source: Peer | None, to: Iterable[Peer] | None = None) -> None:
         others = [peer for peer in (self.peers if to is None else to) if peer is not source]
@@ -377,10 +412,6 @@ class Node:
 
     def _refused(self, address: str, error: LinkError) -> None:
         self.emit(PeerRefused(address, str(error)))
-
-    def _change(self) -> None:
-        if self._changed is not None and not self._changed.done():
-            self._changed.set_result(None)
 
     def __repr__(self) -> str:
         seat = "" if self.seat is None else f" seat {self.seat}"

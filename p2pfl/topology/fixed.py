@@ -58,9 +58,13 @@ def _rows(family: str, n: int, rows: int | None) -> int:
     if rows is None:
         rows = max(r for r in range(1, math.isqrt(n) + 1) if n % r == 0)
         if rows == 1:
-            raise ConfigError(f"n = {n} makes no rectangle for family {family!r}: choose an n such as {(n + 1) // 2 * 2}")
+            raise ConfigError(
+                f"n = {n} makes no rectangle for family {family!r}: choose an n such as {(n + 1) // 2 * 2}"
+            )
     if rows < 2 or n % rows or n // rows < 2:
-        raise ConfigError(f"rows = {rows} does not cut n = {n} into a rectangle: choose a divisor of n between 2 and n / 2")
+        raise ConfigError(
+            f"rows = {rows} does not cut n = {n} into a rectangle: choose a divisor of n between 2 and n / 2"
+        )
     return rows
 
 
@@ -99,7 +103,7 @@ def binary_trees(n: int) -> tuple[list[Edge], list[Edge]]:
     """Edges of two spanning binary trees such that (almost) every inner seat of the one is a leaf of the other.
 
     P. Sanders, J. Speck, J. L. Träff: "Two-tree algorithms for full bandwidth broadcast, reduction and scan", Parallel
-    Computing 35 (2009). The first tree is in order of the seats' lowest bit; the second mirrors it (n even) or shifts it.
+    Computing 35 (2009). The first tree orders seats by their lowest set bit; the second mirrors (n even) or shifts it.
     """
     first: list[Edge] = []
     for seat in range(1, n):
@@ -111,7 +115,7 @@ def binary_trees(n: int) -> tuple[list[Edge], list[Edge]]:
 
 
 def double_binary_tree(n: int) -> Topology:
-    """Two binary trees that share the load: degree at most 6, diameter O(log n), and one lost link does not split it."""
+    """Two spanning binary trees that share the load: degree at most 4, diameter O(log n)."""
     first, second = binary_trees(n)
     return Topology.from_edges(n, first + second, family="double-binary-tree")
 

@@ -1,6 +1,6 @@
 """Who may talk to whom: `Topology`, an immutable graph over the seats 0 .. n-1.
 
-Pure Python: every node imports it, so it must cost neither time nor memory. Matrices are in `mixing`, drawings in `draw`.
+Pure Python, because every node imports it. Matrices are in `mixing`, drawings in `draw`.
 """
 
 from __future__ import annotations
@@ -158,7 +158,9 @@ class Topology:
     @cached_property
     def _parents(self) -> tuple[int | None, ...]:
         if not self.is_tree:
-            raise ConfigError(f"topology {self.family!r} has no parents and children: choose a tree, a star or a hierarchy")
+            raise ConfigError(
+                f"topology {self.family!r} has no parents and children: choose a tree, a star or a hierarchy"
+            )
         hops = self.distances(0)
         return (None, *(min(self.adjacency[seat], key=hops.__getitem__) for seat in range(1, self.n)))
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from p2pfl.errors import ConfigError
+from p2pfl.topology.checks import unknown
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.schedule import Schedule
 from p2pfl.topology.weights import (
@@ -33,6 +34,7 @@ __all__ = [
     "consensus_distance_estimate",
     "expected_contraction",
     "laplacian",
+    "mean_contraction",
     "metropolis_weights",
     "mixing_matrix",
     "rounds_to",
@@ -51,11 +53,11 @@ def mixing_matrix(topology: Topology, rule: str = "default") -> Matrix:
 
     "default" takes what the family prescribes, else Metropolis, and for directed topologies push-sum. The others:
     "metropolis", "lazy" (Metropolis, halved), "max-degree", "best-constant", "uniform" (warns where it is biased) and
-    "push-sum" (columns sum to one: divide by the weights that travel along). Raises ConfigError for an unknown rule, and
-    for one that needs links in both directions on a topology that lacks them.
+    "push-sum" (columns sum to one: divide by the weights that travel along). Raises ConfigError for an unknown rule,
+    and for one that needs links in both directions on a topology that lacks them.
     """
     if rule not in _RULES:
-        raise ConfigError(f"mixing rule {rule!r} is unknown: choose one of {', '.join(_RULES)}")
+        raise unknown("mixing rule", rule, _RULES)
     return _RULES[rule](topology)
 
 
@@ -70,7 +72,9 @@ def _matrix(topology: Topology, row: Callable[[int], Mapping[int, float]]) -> Ma
 
 def _two_way(topology: Topology) -> Topology:
     if not topology.is_symmetric:
-        raise ConfigError(f"topology {topology.family!r} has one-way links, for which this rule is biased: use push-sum")
+        raise ConfigError(
+            f"topology {topology.family!r} has one-way links, for which this rule is biased: use push-sum"
+        )
     return topology
 
 
@@ -108,10 +112,12 @@ def _push_sum(topology: Topology) -> Matrix:
     return matrix
 
 
+def _received(topology: Topology) -> Matrix:
+    return _matrix(topology, lambda seat: topology_weights(topology, seat))
+
+
 def _default(topology: Topology) -> Matrix:
-    if topology.is_symmetric:
-        return _matrix(topology, lambda seat: topology_weights(topology, seat))
-    return _push_sum(topology)
+    return _received(topology) if topology.is_symmetric else _push_sum(topology)
 
 
 _RULES: dict[str, Callable[[Topology], Matrix]] = {
@@ -132,9 +138,7 @@ def target_matrix(topology: Topology, masses: Sequence[float]) -> Matrix:
     degree = _two_way(topology).degree
 
     def row(seat: int) -> dict[int, float]:
-        return target_weights(
-            degree(seat), masses[seat], {j: (degree(j), masses[j]) for j in topology.neighbors(seat)}
-        )
+        return target_weights(degree(seat), masses[seat], {j: (degree(j), masses[j]) for j in topology.neighbors(seat)})
 
     return _matrix(topology, row)
 
@@ -194,7 +198,7 @@ def rounds_to(sigma: float, target: float = 1e-3) -> float:
     return max(1, math.ceil(math.log(target) / math.log(sigma)))
 
 
-def schedule_sigma(schedule: Schedule, *, samples: int = 100) -> float:
+def schedule_sigma(schedule: Schedule, *, samples: int = 200) -> float:
     """What remains of a disagreement per round, on average over the rounds.
 
     Periodic: the product over a period, to the power 1 / period (0 if it is exact). Random: the square root of
@@ -208,8 +212,8 @@ def schedule_sigma(schedule: Schedule, *, samples: int = 100) -> float:
     return _clean(sigma_2(product) ** (1 / schedule.period))
 
 
-def schedule_rounds(schedule: Schedule, target: float = 1e-3, *, samples: int = 100) -> float:
-    """Rounds until the disagreement has shrunk to `target` of itself, at worst; for a random schedule, in expectation."""
+def schedule_rounds(schedule: Schedule, target: float = 1e-3, *, samples: int = 200) -> float:
+    """Rounds until the disagreement has shrunk to `target` of itself, at worst; if drawn, in expectation."""
     if schedule.period is None or schedule.period == 1:
         return rounds_to(schedule_sigma(schedule, samples=samples), target)
     product = np.eye(schedule.n)
@@ -220,20 +224,28 @@ def schedule_rounds(schedule: Schedule, target: float = 1e-3, *, samples: int = 
     return rounds_to(schedule_sigma(schedule), target)
 
 
-def expected_contraction(schedule: Schedule, *, samples: int = 100) -> float:
+def expected_contraction(schedule: Schedule, *, samples: int = 200) -> float:
     """The worst factor by which E Σ‖x - mean‖² shrinks per round, over the first `samples` rounds: λ2 of E[WᵀW].
 
     With one-way links the receivers take the plain average, so the mean moves; what counts is the spread round the new
     mean: the largest eigenvalue of E[Wᵀ(I - J)W].
     """
-    n = schedule.n
-    total = np.zeros((n, n))
+    return float(np.linalg.eigvalsh(_expected_square(schedule, samples))[-1])
+
+
+def mean_contraction(schedule: Schedule, *, samples: int = 200) -> float:
+    """The same factor for values that are independent at the start, instead of the worst ones."""
+    return float(np.trace(_expected_square(schedule, samples))) / max(1, schedule.n - 1)
+
+
+def _expected_square(schedule: Schedule, samples: int) -> Matrix:
+    total = np.zeros((schedule.n, schedule.n))
     for t in range(samples):
-        topology = schedule.at(t)
-        matrix = _matrix(topology, lambda seat, topology=topology: topology_weights(topology, seat))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        matrix = _received(schedule.at(t))
         centred = matrix - matrix.mean(0)
+        centred -= centred.mean(1, keepdims=True)  # what all seats share does not count, before as after
         total += centred.T @ centred
-    return float(np.linalg.eigvalsh(total / samples)[-1])
+    return total / samples
 
 
 def consensus_distance(values: npt.ArrayLike) -> float:

@@ -34,7 +34,9 @@ def _connected(family: str, draw: Callable[[Random], nx.Graph], seed: int, mend:
 def regular(n: int, degree: int = 4, seed: int = 0) -> Topology:
     """Any graph with `degree` neighbors for everybody, drawn uniformly: an expander with high probability."""
     if not 1 <= degree < n or n * degree % 2:
-        raise ConfigError(f"degree = {degree} does not fit n = {n}: choose 1 <= degree < n such that n * degree is even")
+        raise ConfigError(
+            f"degree = {degree} does not fit n = {n}: choose 1 <= degree < n such that n * degree is even"
+        )
     import networkx as nx  # noqa: PLC0415 - slow to import, and only this family needs it
 
     return _connected("regular", lambda rng: nx.random_regular_graph(degree, n, rng), seed, "choose degree >= 3")

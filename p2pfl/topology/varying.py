@@ -53,7 +53,9 @@ def moshpit(n: int, dims: int = 2, side: int | None = None) -> Cycle:
         raise ConfigError(f"dims = {dims} makes no grid: choose at least 1")
     side = next(s for s in range(1, n + 1) if s**dims >= n) if side is None else side
     if side**dims < n:
-        raise ConfigError(f"side = {side} in dims = {dims} holds only {side**dims} of n = {n} seats: raise side or dims")
+        raise ConfigError(
+            f"side = {side} in dims = {dims} holds only {side**dims} of n = {n} seats: raise side or dims"
+        )
     rounds = []
     for axis in range(dims):
         groups: dict[tuple[int, ...], list[int]] = {}
@@ -76,7 +78,7 @@ def base_graph(n: int, k: int = 1) -> Cycle:
     cliques agree inside each group of blocks, weighted links bring every block's mean to the mean of all, and cliques
     agree inside the blocks again, the large ones while the small ones still wait for their turn.
     """
-    if not 1 <= k:
+    if k < 1:
         raise ConfigError(f"k = {k} leaves the seats without neighbors: choose at least 1")
     if _factors(n, k + 1) is not None:
         return _prescribed(n, _hyper_hypercube(list(range(n)), k + 1))
@@ -178,7 +180,9 @@ def epidemic_oracle(n: int, degree: int = 4, seed: int = 0) -> Drawn:
     https://arxiv.org/abs/2310.01972.
     """
     if not 1 <= degree < n or n * degree % 2:
-        raise ConfigError(f"degree = {degree} does not fit n = {n}: choose 1 <= degree < n such that n * degree is even")
+        raise ConfigError(
+            f"degree = {degree} does not fit n = {n}: choose 1 <= degree < n such that n * degree is even"
+        )
 
     def draw(rng: Random) -> list[Edge]:
         import networkx as nx  # noqa: PLC0415 - slow to import, and only this family needs it
@@ -226,7 +230,7 @@ def activation(topology: Topology, budget: float = 0.5, steps: int = 300) -> tup
 
     Maximises λ2 of the expected Laplacian Σ p_j L_j under 0 <= p <= 1 and Σ p = budget * number of matchings, which is
     concave, by projected gradient steps on a soft minimum of the eigenvalues: unlike a subgradient of λ2 it does not
-    depend on which basis the machine picks for equal eigenvalues. Probabilities are rounded to 1e-4 for the same reason.
+    depend on which basis the machine picks for equal eigenvalues. The result is rounded to 1e-4 for the same reason.
 
     J. Wang, A. K. Sahu, Z. Yang, G. Joshi, S. Kar: "MATCHA: Speeding Up Decentralized SGD via Matching Decomposition
     Sampling", 2019, https://arxiv.org/abs/1905.09435.

@@ -56,7 +56,7 @@ def uniform_weights(neighbors: Collection[Key]) -> dict[Key, float]:
 
 
 def constant_weights(neighbors: Collection[Key], weight: float) -> dict[Key, float]:
-    """One weight for every link of the network, such as 1 / (1 + the largest degree) or the best constant of `mixing`."""
+    """One weight for every link of the network, such as 1 / (1 + largest degree) or `mixing.best_constant`."""
     return dict.fromkeys(neighbors, weight)
 
 
@@ -113,4 +113,6 @@ def topology_weights(topology: Topology, seat: int) -> dict[int, float]:
         return dict(zip(topology.neighbors(seat), topology.rows[seat], strict=True))
     if not topology.is_symmetric:
         return uniform_weights(topology.senders(seat))
-    return metropolis_weights(topology.degree(seat), {other: topology.degree(other) for other in topology.neighbors(seat)})
+    return metropolis_weights(
+        topology.degree(seat), {other: topology.degree(other) for other in topology.neighbors(seat)}
+    )

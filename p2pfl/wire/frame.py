@@ -24,7 +24,16 @@ from typing import Protocol
 from p2pfl.errors import MessageError, RemoteProtocolError
 from p2pfl.wire.packet import Packet
 
-__all__ = ["MAX_RECORD", "FrameLimits", "FrameReader", "FrameWriter", "Record", "check_packet", "framed_size"]
+__all__ = [
+    "MAX_RECORD",
+    "FrameLimits",
+    "FrameReader",
+    "FrameWriter",
+    "OversizeError",
+    "Record",
+    "check_packet",
+    "framed_size",
+]
 
 MAX_RECORD = 65_519  # the largest Noise message less its tag
 
@@ -37,6 +46,10 @@ _FIRST = struct.Struct("!BIQIH")
 _CHUNK = struct.Struct("!BI")
 _SIZE = 8  # bytes of one buffer's size in DATA_FIRST
 _ROOM = MAX_RECORD - _CHUNK.size  # payload of a full DATA_NEXT or DATA_LAST
+
+
+class OversizeError(RemoteProtocolError):
+    """The peer announced a packet over the limits."""
 
 
 class FrameLimits(Protocol):
@@ -121,9 +134,21 @@ class FrameWriter:
     its end. Packets with buffers share the wire in turns, one record each.
     """
 
-    __slots__ = ("_aborts", "_control", "_finish", "_max_turns", "_msg_id", "_slots", "_turns", "_waiting", "queued")
+    __slots__ = (
+        "_aborts",
+        "_control",
+        "_finish",
+        "_max_turns",
+        "_msg_id",
+        "_slots",
+        "_turns",
+        "_waiting",
+        "finished",
+        "queued",
+    )
 
     def __init__(self, max_streams: int = 64) -> None:
+        self.finished = False  # whether FIN was given
         self.queued = 0  # bytes of heads and buffers that have not left yet
         self._slots = list(range(max_streams))  # free stream numbers
         self._msg_id = 0  # of the packet that starts next
@@ -177,6 +202,7 @@ class FrameWriter:
             return self._advance(self._turns)
         if self._finish:
             self._finish = False
+            self.finished = True
             return [bytes((FIN,))]
         return None
 
@@ -307,7 +333,7 @@ class FrameReader:
         if msg_id != self._msg_id:
             raise RemoteProtocolError(f"packet {msg_id} where {self._msg_id} is next")
         if head_size > self._limits.max_head:
-            raise RemoteProtocolError(f"a head of {head_size} bytes is over the limit of {self._limits.max_head}")
+            raise OversizeError(f"a head of {head_size} bytes is over the limit of {self._limits.max_head}")
         start = _FIRST.size + _SIZE * count
         if count > self._limits.max_buffers or view.nbytes < start:
             raise RemoteProtocolError(
@@ -315,7 +341,7 @@ class FrameReader:
             )
         sizes = struct.unpack_from(f"!{count}Q", view, _FIRST.size)
         if (total := sum(sizes)) > self._limits.max_message:
-            raise RemoteProtocolError(f"buffers of {total} bytes are over the limit of {self._limits.max_message}")
+            raise OversizeError(f"buffers of {total} bytes are over the limit of {self._limits.max_message}")
         self._msg_id += 1
         return self._write(stream, _Incoming(msg_id, head_size, sizes), view[start:], MAX_RECORD - start)
 

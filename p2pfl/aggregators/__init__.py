@@ -1,0 +1,1 @@
+"""Streaming reducers: updates go in as they arrive, one vector comes out."""

@@ -1,0 +1,90 @@
+"""From a configuration to what runs: topology, data, model, and the roles of every seat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from p2pfl.app.config import COURSES, Config, TopologySpec
+from p2pfl.compute.inline import Inline
+from p2pfl.compute.job import Compute
+from p2pfl.compute.threads import Threads
+from p2pfl.courses.course import Course, Place
+from p2pfl.courses.learner import Learner
+from p2pfl.errors import ConfigError
+from p2pfl.learn.data import Dataset, Shard, load_dataset
+from p2pfl.learn.model import Model, build_model
+from p2pfl.learn.partition import partition
+from p2pfl.topology.families import build
+from p2pfl.topology.file import load
+from p2pfl.topology.schedule import Schedule
+
+__all__ = ["COMPUTES", "Setup", "build_topology", "prepare"]
+
+COMPUTES: dict[str, Callable[[], Compute]] = {"inline": Inline, "threads": Threads}
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A course that is ready to be filled with nodes. `shards` goes by seat; seats without examples are not in it."""
+
+    config: Config[Any]
+    course: Course
+    topology: Schedule
+    dataset: Dataset
+    model: Model
+    shards: dict[int, Shard]
+
+    def learner(self, seat: int, compute: Compute) -> Learner:
+        """The learning of one seat."""
+        shard, validation = self.shards.get(seat), None
+        holdout = self.config.partition.holdout
+        if shard is not None and holdout > 0:
+            shard, validation = shard.split(holdout, self.config.seed)
+        return Learner(
+            seat, self.config.seed, self.model, self.config.train, compute, shard, validation, self.dataset.test
+        )
+
+    def roles(self, seat: int, compute: Compute) -> tuple[object, ...]:
+        """The roles of one seat."""
+        return self.course.play(Place(seat, self.topology, self.learner(seat, compute), self.config.course))
+
+
+def build_topology(spec: TopologySpec, course: Course) -> Schedule:
+    """The graph of a course. Raises ConfigError where the course cannot run on it."""
+    if spec.file:
+        topology = load(spec.file).schedule
+    else:
+        topology = build(spec.family or course.family, spec.n, **spec.parameters)
+    problem = course.needs(topology.union)
+    if problem:
+        raise ConfigError(f"topology: {course.name} cannot run on {topology!r}: {problem}")
+    return topology
+
+
+def prepare(config: Config[Any], seat: int | None = None) -> Setup:
+    """Load data, build model and topology. With `seat`, for a host that fills only this one.
+
+    Raises UserError for whatever in the configuration cannot work.
+    """
+    course = COURSES[config.course.name]
+    topology = build_topology(config.topology, course)
+    seats = course.learners(topology.union)
+    if config.partition.scheme == "own":
+        return _own(config, course, topology, [s for s in seats if seat is None or s == seat], seat)
+    dataset = load_dataset(config.data, config.seed)
+    shards = dict(zip(seats, partition(dataset, config.partition, len(seats), config.seed), strict=True))
+    return Setup(config, course, topology, dataset, build_model(config.model, dataset, config.seed), shards)
+
+
+def _own(config: Config[Any], course: Course, topology: Schedule, seats: list[int], seat: int | None) -> Setup:
+    """Every seat has files of its own: all of its training part is its shard."""
+
+    def read(at: int) -> Dataset:
+        return load_dataset(replace(config.data, source=config.data.source.replace("{seat}", str(at))), config.seed)
+
+    datasets = {at: read(at) for at in seats}
+    first = next(iter(datasets.values()), None) or read(seat or 0)
+    shards = {at: dataset.train for at, dataset in datasets.items()}
+    return Setup(config, course, topology, first, build_model(config.model, first, config.seed), shards)

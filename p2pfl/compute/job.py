@@ -1,0 +1,77 @@
+"""What can be computed: pure functions with their arguments, and the protocol of whoever computes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+from p2pfl.learn.data import Shard
+from p2pfl.learn.evaluate import Evaluation, evaluate
+from p2pfl.learn.model import Model
+from p2pfl.learn.specs import TrainSpec
+from p2pfl.learn.train import FitResult, fit
+
+__all__ = ["Compute", "EvaluateJob", "FitJob", "Job"]
+
+ResultT_co = TypeVar("ResultT_co", covariant=True)
+ResultT = TypeVar("ResultT")
+
+
+class Job(Protocol[ResultT_co]):
+    """A computation that can run anywhere: it reads nothing but itself and changes nothing."""
+
+    @property
+    def examples(self) -> int:
+        """Forward-and-backward passes over single examples that it costs; an evaluation counts a third of one."""
+
+    def __call__(self) -> ResultT_co: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FitJob:
+    """Local training of one client. `params` has shape (layout.numel,) and stays as it is."""
+
+    params: Tensor
+    model: Model
+    shard: Shard
+    spec: TrainSpec
+    seed: int
+    round: int
+
+    @property
+    def examples(self) -> int:
+        passes = self.spec.epochs * len(self.shard)
+        return min(self.spec.steps * self.spec.batch_size, self.spec.steps * len(self.shard)) or passes
+
+    def __call__(self) -> FitResult:
+        return fit(self.params, self.model, self.shard, self.spec, self.seed, self.round)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EvaluateJob:
+    """Loss and accuracy of a vector on a shard."""
+
+    params: Tensor
+    model: Model
+    shard: Shard
+
+    @property
+    def examples(self) -> int:
+        return len(self.shard) // 3
+
+    def __call__(self) -> Evaluation:
+        return evaluate(self.params, self.model, self.shard)
+
+
+class Compute(Protocol):
+    """Runs jobs. `tests/compute/kit.py` holds what every implementation must do."""
+
+    async def run(self, job: Job[ResultT]) -> ResultT:
+        """The job's result; what it raises is raised here."""
+
+    async def close(self) -> None:
+        """Take no more jobs, and let go of workers."""
+
+

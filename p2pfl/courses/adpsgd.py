@@ -1,0 +1,139 @@
+"""Asynchronous pairwise gossip: nodes train at their own pace and average with one random neighbour at a time.
+
+X. Lian, W. Zhang, C. Zhang, J. Liu: "Asynchronous Decentralized Parallel Stochastic Gradient Descent", ICML 2018,
+https://arxiv.org/abs/1710.06952.
+
+Deviation, for links with a delay: averaging is in the delta form. The asked node answers with the model that it had and
+moves half the way to the asker's; the asker adds half of the difference to the model *that it sent*, so that steps made
+meanwhile stay. Each exchange leaves the sum over both nodes as it was, whatever else happens in between. No node waits
+for another inside a handler, so there is no deadlock on any graph.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from random import Random
+
+from torch import Tensor
+
+from p2pfl.courses.course import Course, Place
+from p2pfl.courses.gossip import GossipSettings
+from p2pfl.courses.learner import Learner, seed_of
+from p2pfl.errors import ConfigError, LinkError, RemoteError, RemoteProtocolError
+from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted, UpdateMissing
+from p2pfl.node.node import Node
+from p2pfl.node.peer import Peer
+from p2pfl.topology.graph import Topology
+from p2pfl.topology.schedule import Schedule
+from p2pfl.wire.message import Message, Request
+from p2pfl.wire.tensor import Tensors
+
+__all__ = ["ADPSGD", "AdpsgdSettings", "Done", "Pair", "Swap", "Swapped"]
+
+
+@dataclass(frozen=True, slots=True)
+class AdpsgdSettings(GossipSettings):
+    """The table [course] of a course file."""
+
+    name: str = "adpsgd"
+    patience_seconds: float = 60.0
+    """A neighbour that has not answered by then is passed over. If it had already moved, the mean drifts by that."""
+
+    def __post_init__(self) -> None:
+        GossipSettings.__post_init__(self)
+        if self.patience_seconds <= 0:
+            raise ConfigError(f"course.patience_seconds is {self.patience_seconds}; it must be above 0")
+
+
+class Swapped(Message):
+    """The model that the answering node had before it moved."""
+
+    params: Tensors
+
+
+class Swap(Request[Swapped]):
+    """Average with me."""
+
+    params: Tensors
+
+
+class Done(Message):
+    """I start no more exchanges."""
+
+
+class Pair:
+    """One node of the graph."""
+
+    def __init__(self, learner: Learner, settings: AdpsgdSettings, schedule: Schedule) -> None:
+        self.params: Tensor = learner.model.initial
+        self.exchanges = 0
+        self._learner = learner
+        self._settings = settings
+        self._neighbors = schedule.union.neighbors(learner.seat)
+        self._rng = Random(seed_of(learner.seed, "pairs", learner.seat))
+        self._done: set[int] = set()
+        self._node: Node | None = None
+
+    async def run(self, node: Node) -> None:
+        self._node = node
+        node.agree(self._learner.schema)
+        await node.meet(self._neighbors)
+        for round in range(self._settings.rounds):
+            node.emit(RoundStarted(round + 1, 1))
+            before = self.params
+            fitted = await self._learner.fit(before, round)
+            self.params = self.params + (fitted.params - before)  # what neighbours brought meanwhile stays
+            await self._average(node, round)
+            node.emit(RoundEnded(round + 1, 2, await self._settings.measure(self._learner, self.params, round, fitted)))
+        await self._part(node)
+        node.emit(CourseEnded(self._settings.rounds, f"all {self._settings.rounds} rounds are done"))
+
+    async def _average(self, node: Node, round: int) -> None:  # noqa: A002 - the field's word
+        linked = [peer for seat in self._neighbors if (peer := node.at(seat))]
+        if not linked:
+            node.emit(UpdateMissing(round + 1, "every neighbour", "none is linked"))
+            return
+        peer, sent = self._rng.choice(linked), self.params
+        try:
+            async with asyncio.timeout(self._settings.patience_seconds):
+                answer = await peer.ask(Swap(self._learner.tensors(sent)))
+            theirs = self._learner.vector(answer.params)
+        except (LinkError, RemoteError, RemoteProtocolError, TimeoutError) as error:
+            node.emit(UpdateMissing(round + 1, peer.name, str(error) or "no answer in time"))
+            return
+        self.params = self.params + (theirs - sent) / 2
+        self.exchanges += 1
+
+    async def _part(self, node: Node) -> None:
+        """Stay to answer until every neighbour is through, or gone."""
+        await node.tell_all([peer for seat in self._neighbors if (peer := node.at(seat))], Done())
+        with node.waiting("the neighbours to be through"):
+            while any(seat not in self._done and node.at(seat) is not None for seat in self._neighbors):
+                await node.change()
+
+    @Swap.handler
+    async def swap(self, ask: Swap, peer: Peer) -> Swapped:
+        theirs, mine = self._learner.vector(ask.params), self.params
+        self.params = mine + (theirs - mine) / 2  # in one step, without an await: nothing can come in between
+        return Swapped(self._learner.tensors(mine))
+
+    @Done.handler
+    async def done(self, message: Done, peer: Peer) -> None:
+        if peer.seat is not None:
+            self._done.add(peer.seat)
+        if self._node is not None:
+            self._node.stir()
+
+
+def _play(place: Place) -> tuple[object, ...]:
+    return (Pair(place.learner, place.settings, place.topology),)
+
+
+def _needs(topology: Topology) -> str | None:
+    if not topology.is_symmetric:
+        return "links must go both ways, because the asked node answers"
+    return None if topology.is_connected else "the graph must be connected"
+
+
+ADPSGD = Course("adpsgd", AdpsgdSettings, (Pair,), _play, lambda topology: tuple(range(topology.n)), "ring", _needs)

@@ -1,0 +1,45 @@
+"""What makes a file in this folder a course: a name, settings, and the roles that each seat plays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from p2pfl.courses.learner import Learner
+from p2pfl.topology.graph import Topology
+from p2pfl.topology.schedule import Schedule
+
+__all__ = ["Course", "HoldsModel", "Place"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A seat that is about to be filled. `settings` is of the course's own class."""
+
+    seat: int
+    topology: Schedule
+    learner: Learner
+    settings: Any  # of the course's own class; the file that wrote the class reads it
+
+
+@runtime_checkable
+class HoldsModel(Protocol):
+    """A role that ends with a model."""
+
+    params: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """One algorithm. `play` gives the roles of a seat; `learners` the seats that hold examples."""
+
+    name: str
+    settings: type
+    roles: tuple[type, ...]  # every role that `play` may give, for the check of the message flow
+    play: Callable[[Place], tuple[object, ...]]
+    learners: Callable[[Topology], tuple[int, ...]]
+    family: str  # the topology if none is given
+    needs: Callable[[Topology], str | None]  # why the course cannot run on a topology, or None

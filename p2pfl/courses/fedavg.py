@@ -1,0 +1,225 @@
+"""Federated averaging.
+
+H. B. McMahan, E. Moore, D. Ramage, S. Hampson, B. Agüera y Arcas: "Communication-Efficient Learning of Deep Networks from
+Decentralized Data", AISTATS 2017, https://arxiv.org/abs/1602.05629. Over-selection and the deadline follow K. Bonawitz et
+al.: "Towards Federated Learning at Scale: System Design", MLSys 2019, https://arxiv.org/abs/1902.01046.
+
+Deviation: a cohort is drawn from the clients that are linked at the start of the round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from random import Random
+
+from torch import Tensor
+
+from p2pfl.courses.course import Course, Place
+from p2pfl.courses.learner import Learner, seed_of
+from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update, number
+from p2pfl.courses.rounds import Collected, RoundRules, collect, score
+from p2pfl.errors import ConfigError
+from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted
+from p2pfl.node.node import Node
+from p2pfl.node.peer import Peer
+from p2pfl.topology.graph import Topology
+
+__all__ = ["FEDAVG", "FedAvgSettings", "Server", "Trainer"]
+
+
+@dataclass(frozen=True, slots=True)
+class FedAvgSettings:
+    """The table [course] of a course file."""
+
+    name: str = "fedavg"
+    rounds: int = 30
+    """Rounds at most."""
+    fraction: float = 1.0
+    """Share of the clients that makes up a round's cohort."""
+    over_selection: float = 0.0
+    """So many more clients are asked, as a share of the cohort."""
+    quorum: float = 1.0
+    """Share of the cohort whose updates are enough; the others of the round are cancelled."""
+    deadline_seconds: float = 0.0
+    """A round ends after so long with what has arrived; 0: no deadline."""
+    weights: str = "examples"
+    """`examples`: an update weighs as many as its client has; `equal`: all weigh the same."""
+    min_clients: int = 0
+    """The first round waits for so many clients; 0: for all seats."""
+    evaluate: str = "server"
+    """`server`: on the test part, `clients`: each client on its own, `both`, `none`."""
+    evaluate_every: int = 1
+    """Rounds between two evaluations."""
+    patience: int = 0
+    """Stop after so many evaluations without a better one; 0: never."""
+    target_accuracy: float = 0.0
+    """Stop as soon as this accuracy is reached; 0: never."""
+    keep: str = "last"
+    """The course's result: the model of the `last` round, or the `best` by accuracy (by loss, if there is none)."""
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "evaluate_every"):
+            _need(getattr(self, name) >= 1, f"course.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("fraction", "quorum"):
+            _need(0 < getattr(self, name) <= 1, f"course.{name} is {getattr(self, name)}; it must lie in (0, 1]")
+        for name in ("over_selection", "deadline_seconds", "min_clients", "patience", "target_accuracy"):
+            _need(getattr(self, name) >= 0, f"course.{name} is {getattr(self, name)}; it must not be negative")
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            _need(value in choices, f"course.{name} is {value!r}; it must be one of {', '.join(choices)}")
+
+    @property
+    def rules(self) -> RoundRules:
+        return RoundRules(
+            self.fraction, self.over_selection, self.quorum, self.deadline_seconds, self.weights == "examples"
+        )
+
+
+_CHOICES = {
+    "weights": ("examples", "equal"),
+    "evaluate": ("server", "clients", "both", "none"),
+    "keep": ("last", "best"),
+}
+
+
+def _need(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise ConfigError(sentence)
+
+
+class Server:
+    """Leads the course: draws cohorts, averages, evaluates, decides when it is over."""
+
+    def __init__(self, learner: Learner, settings: FedAvgSettings, clients: Iterable[int]) -> None:
+        """`clients`: the seats that are asked to train."""
+        self.params: Tensor = learner.model.initial
+        self._learner = learner
+        self._settings = settings
+        self._seats = tuple(clients)
+        self._best = Best(settings)
+
+    async def run(self, node: Node) -> None:
+        node.agree(self._learner.schema)
+        await node.meet(self._seats, at_least=self._settings.min_clients or len(self._seats))
+        reason = f"all {self._settings.rounds} rounds are done"
+        for round in range(self._settings.rounds):
+            collected = await self._round(node, round)
+            metrics = await self._evaluate(node, round, collected)
+            node.emit(RoundEnded(round + 1, collected.count, metrics))
+            if ended := self._best.ended(metrics):
+                reason = ended
+                break
+        if self._settings.keep == "best" and self._best.params is not None:
+            self.params = self._best.params
+        await node.tell_all(node.peers, Finish(round + 1, self._learner.tensors(self.params)))
+        node.emit(CourseEnded(round + 1, reason))
+
+    async def _round(self, node: Node, round: int) -> Collected:  # noqa: A002 - the field's word
+        linked = await node.meet(self._seats, at_least=1)
+        rules, clients = self._settings.rules, len(self._seats)
+        cohort = rules.cohort(linked, clients, Random(seed_of(self._learner.seed, "cohort", round)))
+        node.emit(RoundStarted(round + 1, len(cohort)))
+        ask = Train(round, self._learner.tensors(self.params))
+        collected = await collect(node, self._learner, cohort, ask, rules, min(rules.enough(clients), len(cohort)))
+        self.params = self.params if collected.params is None else collected.params
+        return collected
+
+    async def _evaluate(self, node: Node, round: int, collected: Collected) -> dict[str, float]:  # noqa: A002
+        found: dict[str, float | None] = {"train_loss": collected.loss}
+        due = (round + 1) % self._settings.evaluate_every == 0 or round + 1 == self._settings.rounds
+        if due and self._settings.evaluate in ("server", "both") and self._learner.test is not None:
+            evaluation = await self._learner.evaluate(self.params, self._learner.test)
+            found |= {"accuracy": evaluation.accuracy, "loss": evaluation.loss}
+        if due and self._settings.evaluate in ("clients", "both"):
+            linked = await node.meet(self._seats, at_least=1)
+            scored = await score(node, linked, Evaluate(self._learner.tensors(self.params)))
+            found |= {"client_accuracy": scored.accuracy, "client_loss": scored.loss}
+        metrics = {name: value for name, value in found.items() if value is not None and number(value) is not None}
+        self._best.note(self.params, metrics)
+        return metrics
+
+
+class Best:
+    """The best evaluation so far, and whether it is time to stop."""
+
+    def __init__(self, settings: FedAvgSettings) -> None:
+        self.params: Tensor | None = None
+        self._settings = settings
+        self._value: float | None = None
+        self._since = 0
+
+    def note(self, params: Tensor, metrics: dict[str, float]) -> None:
+        value = self._merit(metrics)
+        if value is None:
+            return
+        if self._value is None or value > self._value:
+            self.params, self._value, self._since = params, value, 0
+        else:
+            self._since += 1
+
+    def ended(self, metrics: dict[str, float]) -> str | None:
+        """Why the course is over, or None."""
+        target = self._settings.target_accuracy
+        reached = metrics.get("accuracy", metrics.get("client_accuracy", 0.0))
+        if target and reached >= target:
+            return f"the accuracy {reached:.4f} has reached the target {target}"
+        if self._settings.patience and self._since >= self._settings.patience:
+            return f"{self._since} evaluations brought nothing better"
+        return None
+
+    @staticmethod
+    def _merit(metrics: dict[str, float]) -> float | None:
+        for name in ("accuracy", "client_accuracy"):
+            if name in metrics:
+                return metrics[name]
+        for name in ("loss", "client_loss"):
+            if name in metrics:
+                return -metrics[name]
+        return None
+
+
+class Trainer:
+    """A client: trains when asked to, until the course is over."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.params: Tensor = learner.model.initial
+        self._learner = learner
+        self._over = asyncio.Event()
+
+    async def run(self, node: Node) -> None:
+        node.agree(self._learner.schema)
+        with node.waiting("the end of the course"):
+            await self._over.wait()
+
+    @Train.handler
+    async def train(self, ask: Train, peer: Peer) -> Update:
+        result = await self._learner.fit(self._learner.vector(ask.params), ask.round)
+        return Update(self._learner.tensors(result.params), result.num_examples, number(result.loss))
+
+    @Evaluate.handler
+    async def evaluate(self, ask: Evaluate, peer: Peer) -> Score:
+        shard = self._learner.validation or self._learner.shard
+        assert shard is not None, "only seats with examples are asked"
+        found = await self._learner.evaluate(self._learner.vector(ask.params), shard)
+        return Score(number(found.loss), found.accuracy, found.num_examples)
+
+    @Finish.handler
+    async def finish(self, message: Finish, peer: Peer) -> None:
+        self.params = self._learner.vector(message.params)
+        self._over.set()
+
+
+def _play(place: Place) -> tuple[object, ...]:
+    if place.seat == 0:
+        return (Server(place.learner, place.settings, place.topology.union.neighbors(0)),)
+    return (Trainer(place.learner),)
+
+
+def _needs(topology: Topology) -> str | None:
+    hub = set(topology.neighbors(0)) == set(range(1, topology.n))
+    return None if hub else "seat 0, the server, must be linked to every other seat, as in a star"
+
+
+FEDAVG = Course("fedavg", FedAvgSettings, (Server, Trainer), _play, lambda topology: tuple(range(1, topology.n)), "star", _needs)

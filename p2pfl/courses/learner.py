@@ -1,0 +1,71 @@
+"""What one member learns with: a model, its examples, how it trains, and where that is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from torch import Tensor
+
+from p2pfl.compute.job import Compute, EvaluateJob, FitJob
+from p2pfl.errors import RemoteProtocolError
+from p2pfl.learn.data import Shard
+from p2pfl.learn.evaluate import Evaluation
+from p2pfl.learn.model import Model
+from p2pfl.learn.params import as_buffer, from_buffer, is_finite
+from p2pfl.learn.specs import TrainSpec
+from p2pfl.learn.train import FitResult
+from p2pfl.wire.tensor import Schema, Tensors, TensorSpec
+
+__all__ = ["Learner", "seed_of"]
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed that depends on all parts and is the same on every host.
+
+    >>> seed_of(1, "round", 2) == seed_of(1, "round", 2) != seed_of(1, "round", 3)
+    True
+    """
+    return Random("/".join(map(str, parts))).getrandbits(63)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learner:
+    """The learning of one seat. Vectors are flat, float32, of shape (model.layout.numel,)."""
+
+    seat: int
+    seed: int
+    model: Model
+    train: TrainSpec
+    compute: Compute
+    shard: Shard | None = None  # the examples of this seat; a coordinator has none
+    validation: Shard | None = None  # examples of this seat that it does not train on
+    test: Shard | None = None  # the course's test part, where this seat has it
+
+    @property
+    def schema(self) -> Schema:
+        """The tensors that models of this course are sent as."""
+        return (TensorSpec("params", "f32", (self.model.layout.numel,)),)
+
+    def tensors(self, vector: Tensor) -> Tensors:
+        """A vector as it is sent. It is passed by reference: do not write to it afterwards."""
+        return Tensors(self.schema, (as_buffer(vector),))
+
+    def vector(self, tensors: Tensors) -> Tensor:
+        """A received vector, read in place. Raises RemoteProtocolError for another shape, or numbers that are none."""
+        if tensors.schema != self.schema:
+            raise RemoteProtocolError(f"{tensors} came where {self.schema[0]} was agreed")
+        vector = from_buffer(tensors["params"], self.model.layout.numel)
+        if not is_finite(vector):
+            raise RemoteProtocolError("a model with NaN or infinite numbers came")
+        return vector
+
+    async def fit(self, params: Tensor, round: int) -> FitResult:  # noqa: A002 - the field's word
+        """Train on our examples, from `params`, in round `round` (from 0)."""
+        assert self.shard is not None, "only seats with examples train"
+        seed = seed_of(self.seed, "fit", round, self.seat)
+        return await self.compute.run(FitJob(params, self.model, self.shard, self.train, seed, round))
+
+    async def evaluate(self, params: Tensor, shard: Shard) -> Evaluation:
+        """Loss and accuracy on `shard`."""
+        return await self.compute.run(EvaluateJob(params, self.model, shard))

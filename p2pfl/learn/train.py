@@ -1,0 +1,205 @@
+"""Local training: one client's examples and one flat vector in, another flat vector out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from p2pfl.errors import ConfigError
+from p2pfl.learn.data import Shard
+from p2pfl.learn.lookup import unknown
+from p2pfl.learn.model import Model
+from p2pfl.learn.specs import TrainSpec
+
+__all__ = ["FitResult", "fit", "learning_rate"]
+
+# Examples that are copied together before they are cut into batches: one copy per small batch would cost more than it.
+_GATHER = 256
+
+Gradients = tuple[Tensor, ...]
+Step = Callable[[Gradients], None]  # one update of the weights by a batch's gradients
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FitResult:
+    """What local training gives."""
+
+    params: Tensor  # (layout.numel,) float32
+    num_examples: int  # of the client: its weight in an average
+    loss: float  # mean over the examples seen in training, each under the weights of its step; NaN if there were none
+    steps: int
+
+
+def fit(
+    params: Tensor,
+    model: Model,
+    shard: Shard,
+    spec: TrainSpec,
+    seed: int,
+    round: int = 0,  # noqa: A002 - the field's word; nothing is rounded here
+    drift: Tensor | None = None,
+) -> FitResult:
+    """Train `params` on a client's examples. `params` are not changed.
+
+    Equal arguments give equal bytes on one thread. `round` (from 0) rules the learning rate; `drift`, of the length of
+    `params`, is added to every gradient (the control variates of SCAFFOLD). A client without examples gives the
+    parameters back. Raises ConfigError if the vector or the optimizer's parameters do not fit.
+
+    References: plain SGD as in McMahan et al., AISTATS 2017; `spec.proximal` as in Li et al., "Federated Optimization
+    in Heterogeneous Networks", MLSys 2020, https://arxiv.org/abs/1812.06127; momentum and weight decay as in torch.
+    """
+    flat = params.clone()
+    losses: list[Tensor] = []
+    sizes: list[int] = []
+    with model.using(flat, training=True, seed=seed) as weights:
+        step = _stepper(_Run(flat, params, weights, model, drift), spec, learning_rate(spec, round))
+        for x, y in _batches(shard, spec, seed):
+            loss = model.loss(model.module(x), y)
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+            if any(gradient is None for gradient in gradients):
+                gradients = tuple(
+                    torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradients, strict=True)
+                )
+            if spec.clip > 0:
+                _clip(gradients, spec.clip)
+            step(gradients)
+            losses.append(loss.detach())
+            sizes.append(len(y))
+    mean = (torch.stack(losses) @ torch.tensor(sizes).float()).item() / sum(sizes) if sizes else math.nan
+    return FitResult(flat, len(shard), mean, len(sizes))
+
+
+def learning_rate(spec: TrainSpec, round: int) -> float:  # noqa: A002 - the field's word; nothing is rounded here
+    """The learning rate of a round, from 0.
+
+    >>> learning_rate(TrainSpec(lr=1.0, schedule="step", schedule_rounds=10, schedule_factor=0.5), 20)
+    0.25
+    """
+    match spec.schedule:
+        case "step":
+            return spec.lr * math.pow(spec.schedule_factor, round // spec.schedule_rounds)
+        case "cosine":
+            progress = min(round / spec.schedule_rounds, 1.0)
+            wave = (1 + math.cos(math.pi * progress)) / 2
+            return spec.lr * (spec.schedule_factor + (1 - spec.schedule_factor) * wave)
+        case _:
+            return spec.lr
+
+
+def _batches(shard: Shard, spec: TrainSpec, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches in a seeded order, drawn anew in every pass."""
+    shard = shard.shifted()
+    generator = torch.Generator().manual_seed(seed)
+    size = min(spec.batch_size, len(shard))
+    if size == 0:
+        return
+    per_pass = len(shard) // size if spec.drop_last else math.ceil(len(shard) / size)
+    left = spec.steps or spec.epochs * per_pass
+    while left > 0:
+        order = shard.indices[torch.randperm(len(shard), generator=generator)][: min(left, per_pass) * size]
+        for rows in torch.split(order, size * max(1, _GATHER // size)):
+            x, y = shard.dataset.batch(rows)
+            yield from zip(torch.split(x, size), torch.split(y, size), strict=True)
+        left -= per_pass
+
+
+def _clip(gradients: Gradients, bound: float) -> None:
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+    torch._foreach_mul_(gradients, (bound / (norm + 1e-6)).clamp(max=1.0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """The tensors of one training run."""
+
+    flat: Tensor  # what is trained
+    start: Tensor  # what it began with
+    weights: list[Tensor]  # the module's parameters: views into `flat`
+    model: Model
+    drift: Tensor | None
+
+
+def _stepper(run: _Run, spec: TrainSpec, lr: float) -> Step:
+    if spec.optimizer != "sgd":
+        return _torch_optim(run, spec, lr)
+    return _momentum_sgd(run, spec, lr) if spec.momentum else _sgd(run, spec, lr)
+
+
+def _sgd(run: _Run, spec: TrainSpec, lr: float) -> Step:
+    """w <- (1 - lr (decay + mu)) w + lr mu w0 - lr drift - lr g: all but the last on the flat vector."""
+    size = run.model.layout.trainable_numel
+    vector, start = run.flat[:size], run.start[:size]
+    weights = [weight.detach() for weight in run.weights]
+    drift = None if run.drift is None else run.drift[:size]
+    shrink = 1.0 - lr * (spec.weight_decay + spec.proximal)
+
+    def step(gradients: Gradients) -> None:
+        if shrink != 1.0:
+            vector.mul_(shrink)
+        if spec.proximal:
+            vector.add_(start, alpha=lr * spec.proximal)
+        if drift is not None:
+            vector.add_(drift, alpha=-lr)
+        torch._foreach_add_(weights, gradients, alpha=-lr)
+
+    return step
+
+
+def _momentum_sgd(run: _Run, spec: TrainSpec, lr: float) -> Step:
+    """v <- m v + (decay + mu) w - mu w0 + drift + g; w <- w - lr v."""
+    size = run.model.layout.trainable_numel
+    vector, start = run.flat[:size], run.start[:size]
+    velocity = torch.zeros_like(run.flat)
+    velocities = run.model.layout.views(velocity)[: len(run.weights)]
+    drift = None if run.drift is None else run.drift[:size]
+    pull = spec.weight_decay + spec.proximal
+    moving = velocity[:size]
+
+    def step(gradients: Gradients) -> None:
+        moving.mul_(spec.momentum)
+        if pull:
+            moving.add_(vector, alpha=pull)
+        if spec.proximal:
+            moving.add_(start, alpha=-spec.proximal)
+        if drift is not None:
+            moving.add_(drift)
+        torch._foreach_add_(velocities, gradients)
+        vector.add_(moving, alpha=-lr)
+
+    return step
+
+
+def _torch_optim(run: _Run, spec: TrainSpec, lr: float) -> Step:
+    from torch import optim  # noqa: PLC0415 - its classes import torch._dynamo at first use, which takes a second
+
+    kind = getattr(optim, spec.optimizer, None)
+    known = [name for name in optim.__all__ if name != "Optimizer"] if hasattr(optim, "__all__") else []
+    if not (isinstance(kind, type) and issubclass(kind, optim.Optimizer)):
+        raise unknown("train.optimizer", spec.optimizer, ["sgd", *known])
+    keywords: dict[str, Any] = {"lr": lr, **spec.optimizer_parameters}
+    if spec.weight_decay:
+        keywords["weight_decay"] = spec.weight_decay
+    try:
+        optimizer = kind(run.weights, **keywords)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"train.optimizer {spec.optimizer} does not take its parameters: {error}") from error
+    count = len(run.weights)
+    starts = run.model.layout.views(run.start)[:count]
+    drifts = None if run.drift is None else run.model.layout.views(run.drift)[:count]
+
+    def step(gradients: Gradients) -> None:
+        if spec.proximal:
+            torch._foreach_add_(gradients, torch._foreach_sub(run.weights, starts), alpha=spec.proximal)
+        if drifts is not None:
+            torch._foreach_add_(gradients, drifts)
+        for weight, gradient in zip(run.weights, gradients, strict=True):
+            weight.grad = gradient
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step

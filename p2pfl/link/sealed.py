@@ -1,0 +1,261 @@
+"""A link over a socket of messages: packets are cut into records, sealed, sent; and back.
+
+It knows no WebSocket: whatever carries binary messages in order can be a `MessageSocket`. One task writes and one
+reads; a third exists for the moment in which the link ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from contextlib import suppress
+from enum import IntEnum
+from typing import Protocol
+
+from p2pfl.errors import HandshakeFailed, LinkClosed, LinkError, LinkRefused, LinkTruncated, RemoteProtocolError
+from p2pfl.link.base import LinkLimits, LinkStatistics, Receiver
+from p2pfl.link.channel import MAX_RECORDS, SecureChannel
+from p2pfl.wire.frame import FrameReader, FrameWriter, OversizeError, Record, check_packet
+from p2pfl.wire.packet import Packet
+
+__all__ = ["CloseCode", "MessageSocket", "SealedLink", "error_of_close"]
+
+GOODBYE_SECONDS = 2.0  # how long close() waits for the other end
+BATCH_BYTES = 128 * 1024  # a message takes no further record once it has this much: larger ones page-fault
+
+
+class CloseCode(IntEnum):
+    """What a socket is closed with."""
+
+    GOODBYE = 1000
+    GONE = 1001
+    HANDSHAKE = 4000
+    REFUSED = 4001
+    PROTOCOL = 4002
+    TOO_LARGE = 4003
+
+
+def error_of_close(code: int | None) -> LinkError:
+    """What the other end meant by closing its socket. No code is a goodbye: that is FIN, inside the channel."""
+    if code == CloseCode.HANDSHAKE:
+        return HandshakeFailed(
+            "the other end refused the handshake: compare network keys, names and trust at both ends"
+        )
+    if code == CloseCode.REFUSED:
+        return LinkRefused("the other end does not want this link")
+    if code == CloseCode.PROTOCOL:
+        return LinkTruncated("the other end gave up: it found our bytes against the protocol")
+    if code == CloseCode.TOO_LARGE:
+        return LinkTruncated("the other end gave up: what we sent is over its limits")
+    return LinkTruncated("the connection ended without a goodbye")
+
+
+class MessageSocket(Protocol):
+    """Binary messages over one connection."""
+
+    async def send(self, message: bytearray) -> None:
+        """Send one message, waiting for room. Raises LinkError if the connection has ended."""
+
+    async def receive(self) -> bytes:
+        """The next message. Raises LinkError if the connection has ended, RemoteProtocolError for other messages."""
+
+    async def close(self, code: CloseCode) -> None:
+        """Close at once, saying `code` if that can be said without waiting long."""
+
+
+class SealedLink:
+    """An open link; see `Link`."""
+
+    def __init__(self, socket: MessageSocket, channel: SecureChannel, limits: LinkLimits) -> None:
+        self.local = channel.local
+        self.remote = channel.remote
+        self.initiator = channel.initiator
+        self.remote_caps = channel.remote_caps
+        self.channel_id = channel.channel_id
+        self.statistics = LinkStatistics()
+        self._socket = socket
+        self._channel = channel
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._outgoing = FrameWriter(limits.max_streams)
+        self._receiver: Receiver | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ready = asyncio.Event()  # there may be records to send
+        self._room = asyncio.Event()  # the queue has become shorter, or the link has ended
+        self._closing = False  # whether send() is silent
+        self._said_goodbye = False  # whether our FIN has left
+        self._error: LinkError | None = None  # once ended
+        self._ended = asyncio.Event()  # once the socket is closed, too
+        self._watch: asyncio.TimerHandle | None = None  # of transfers that do not get on
+
+    def start(self, receiver: Receiver) -> None:
+        """Begin to deliver; see Link."""
+        self._receiver = receiver
+        if self._error is not None:
+            self._loop.call_soon(receiver.link_closed, self._error)
+            return
+        incoming = FrameReader(self._limits, receiver.admit)
+        self._watch_progress(incoming, {}, self._loop.time())
+        self._spawn(self._read(incoming, receiver))
+        self._spawn(self._write())
+
+    def send(self, packet: Packet) -> None:
+        """Queue a packet; see Link. Raises MessageError for one that is over the limits."""
+        if self._closing or self._error is not None:
+            return
+        check_packet(packet, self._limits)
+        self._outgoing.append(packet)
+        self.statistics.packets_sent += 1
+        self._ready.set()
+
+    def withdraw(self, packet: Packet) -> bool:
+        """Take back a packet that has not left entirely; see Link."""
+        if not self._outgoing.withdraw(packet):
+            return False
+        self.statistics.packets_sent -= 1
+        self._ready.set()  # an abort may have to be sent
+        self._room.set()
+        return True
+
+    async def drain(self) -> None:
+        """Wait until little is queued; see Link."""
+        while self._outgoing.queued > self._limits.high_water and self._error is None:
+            self._room.clear()
+            await self._room.wait()
+
+    async def close(self) -> None:
+        """Say goodbye behind what is queued; see Link."""
+        if not self._closing and self._error is None:
+            self._closing = True
+            self._outgoing.finish()
+            self._ready.set()
+            if self._receiver is None:
+                self.start(_Nobody())
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_SECONDS):
+                    await self._ended.wait()
+        finally:
+            self.abort(LinkClosed(f"said goodbye to {self.remote[:10]}, which did not answer"))
+
+    def abort(self, error: LinkError) -> None:
+        """End at once; see Link."""
+        if self._error is not None:
+            return
+        self._error = error
+        self._room.set()
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._receiver is not None:
+            self._loop.call_soon(self._receiver.link_closed, error)
+        running = tuple(self._tasks)
+        self._spawn(self._shut(running, _code_for(error)))
+
+    async def wait_ended(self) -> None:
+        """Wait until the link has ended and its socket is closed."""
+        await self._ended.wait()
+
+    async def _shut(self, running: Iterable[asyncio.Task[None]], code: CloseCode) -> None:
+        try:
+            for task in running:
+                task.cancel()
+            for task in running:
+                await asyncio.wait((task,))
+            await self._socket.close(code)
+        finally:
+            self._ended.set()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        task.add_done_callback(self._task_done)
+        self._tasks.append(task)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        """Report a mistake of ours, or of the receiver: the link cannot go on after it."""
+        self._tasks.remove(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._loop.call_exception_handler({"message": f"{self!r} failed", "exception": error, "task": task})
+            self.abort(LinkTruncated(f"the link failed at this end: {error!r}"))
+
+    async def _write(self) -> None:
+        with suppress(LinkError):  # the reader learns, and tells, why the connection ended
+            while True:
+                if records := self._batch():
+                    message = self._channel.seal_message(records)
+                    self.statistics.bytes_sent += len(message)
+                    await self._socket.send(message)
+                    self._said_goodbye = self._outgoing.finished
+                    self._room.set()
+                else:
+                    self._ready.clear()
+                    await self._ready.wait()
+
+    def _batch(self) -> list[Record]:
+        records: list[Record] = []
+        size = 0
+        while len(records) < MAX_RECORDS and size < BATCH_BYTES and (record := self._outgoing.next_record()):
+            records.append(record)
+            size += sum(map(len, record))
+        return records
+
+    async def _read(self, incoming: FrameReader, receiver: Receiver) -> None:
+        try:
+            while not incoming.finished:
+                message = await self._socket.receive()
+                self.statistics.bytes_received += len(message)
+                for record in self._channel.open_message(message):
+                    if (packet := incoming.feed(record)) is not None:
+                        self.statistics.packets_received += 1
+                        receiver.packet_received(packet)
+                        if self._error is not None:  # the receiver has ended the link
+                            return
+            self.abort(LinkClosed(f"{self.remote[:10]} said goodbye"))
+        except LinkTruncated as error:
+            self.abort(LinkClosed(f"said goodbye to {self.remote[:10]}") if self._said_goodbye else error)
+        except LinkError as error:
+            self.abort(error)
+
+    def _watch_progress(self, incoming: FrameReader, before: dict[int, int], due: float) -> None:
+        """End the link if a transfer got on too slowly since the last look."""
+        period = self._limits.progress_seconds
+        now = self._loop.time()
+        progress = incoming.progress()
+        punctual = now < due + period / 10  # else this loop was stalled, and the delay is not the sender's
+        floor = self._limits.progress_bytes * period
+        if punctual and any(progress.get(msg_id, floor) - was < floor for msg_id, was in before.items()):
+            self.abort(RemoteProtocolError(f"a transfer got on by less than {floor:.0f} bytes in {period:g} s"))
+            return
+        self._watch = self._loop.call_later(period, self._watch_progress, incoming, progress, now + period)
+
+    def __repr__(self) -> str:
+        state = "open" if self._error is None else type(self._error).__name__
+        return f"<SealedLink {self.local[:10]} {'->' if self.initiator else '<-'} {self.remote[:10]} {state}>"
+
+
+class _Nobody:
+    """The receiver of a link that is closed before anybody started it."""
+
+    def admit(self, head: bytes, sizes: tuple[int, ...]) -> tuple[memoryview, ...]:
+        raise RemoteProtocolError("the link is closing")
+
+    def packet_received(self, packet: Packet) -> None:
+        pass
+
+    def link_closed(self, error: LinkError) -> None:
+        pass
+
+
+def _code_for(error: LinkError) -> CloseCode:
+    for kind, code in _CODES.items():
+        if isinstance(error, kind):
+            return code
+    return CloseCode.GONE
+
+
+_CODES: dict[type[LinkError], CloseCode] = {  # the first that fits
+    LinkClosed: CloseCode.GOODBYE,
+    LinkRefused: CloseCode.REFUSED,
+    HandshakeFailed: CloseCode.HANDSHAKE,
+    OversizeError: CloseCode.TOO_LARGE,
+    RemoteProtocolError: CloseCode.PROTOCOL,
+}

@@ -1,0 +1,358 @@
+"""Links over WebSockets: what nodes on different hosts speak, over one port, through proxies, inside a web application.
+
+The upgrade offers cipher suites as subprotocols, the Noise handshake takes three binary messages, then records flow.
+What a stranger can make us do before the last handshake message is bounded by `LinkLimits`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from http import HTTPStatus
+
+import aiohttp
+from aiohttp import WSMsgType, hdrs, web
+
+from p2pfl.crypto.identity import Identity, NetworkKey
+from p2pfl.errors import (
+    HandshakeFailed,
+    LinkError,
+    LinkRefused,
+    LinkTruncated,
+    ListenFailed,
+    PeerUnreachable,
+    RemoteProtocolError,
+    VersionMismatch,
+)
+from p2pfl.link.address import Address, parse_address
+from p2pfl.link.admission import Doorkeeper, Turned
+from p2pfl.link.base import Link, LinkLimits
+from p2pfl.link.sealed import CloseCode, SealedLink, error_of_close
+from p2pfl.link.secure import VERSIONS, Handshake, SecuritySettings, choose_subprotocol, offered_subprotocols
+from p2pfl.link.tls import TlsSettings
+from p2pfl.link.trust import TrustPolicy
+from p2pfl.wire.frame import OversizeError
+
+__all__ = ["WebSocketListener", "WebSocketTransport"]
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE = 1_100_000  # bytes of one WebSocket message: sixteen full records, and a little
+CLOSE_SECONDS = 1.0  # how long a closing socket waits for the other end to close too
+UNACKNOWLEDGED_MS = 30_000  # how long the kernel lets sent bytes go unacknowledged
+WRITE_BUFFER = 512 * 1024  # bytes in the socket's buffer above which a sender waits
+
+Accept = Callable[[Link], None]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+WebSocket = aiohttp.ClientWebSocketResponse[bool] | web.WebSocketResponse[bool]
+
+
+class WebSocketTransport:
+    """How one node reaches others over sockets and is reached: who it is, whom it trusts, what it bears.
+
+    `caps` is what it says about itself in a handshake: JSON, at most 1 KiB. Raises ConfigError.
+    """
+
+    scheme = "host:port, ws://host:port or wss://host:port"
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        trust: TrustPolicy,
+        network_key: NetworkKey | None = None,
+        network_name: str = "p2pfl",
+        tls: TlsSettings | None = None,
+        limits: LinkLimits | None = None,
+        caps: dict[str, object] | None = None,
+    ) -> None:
+        self.limits = limits or LinkLimits()
+        self.versions = VERSIONS
+        self._security = SecuritySettings(
+            identity=identity, trust=trust, network_key=network_key, network_name=network_name, caps=caps or {}
+        )
+        self._tls = tls
+        self._established: set[_Socket] = set()
+        self._doorkeeper: Doorkeeper | None = None  # made with the first knock: it needs the loop's clock
+
+    async def dial(self, address: str, expect: str | None = None) -> SealedLink:
+        """Connect and authenticate; see Transport."""
+        target = parse_address(address, tls=self._tls is not None)
+        if len(self._established) >= self.limits.links:
+            raise LinkRefused(f"this node has {self.limits.links} links already: close some, or raise limits.links")
+        offered = offered_subprotocols(self.versions)
+        session = self._session(target)
+        try:
+            ws = await self._upgrade(session, target, offered)
+            wire = _Socket(ws, self._established, session)
+            if ws.protocol is None:
+                raise HandshakeFailed(
+                    f"what answers at {target} is a WebSocket, but no p2pfl node: correct the address"
+                )
+            handshake = Handshake(
+                self._security, initiator=True, offered=offered, chosen=ws.protocol, expect=expect, label=target.label
+            )
+            return await self._shake(wire, handshake, handshake.begin())
+        except BaseException:
+            await session.close()
+            raise
+
+    async def listen(self, address: str, accept: Accept) -> WebSocketListener:
+        """Open a port; see Transport. Only 127.0.0.1 is bound unless the address has another host."""
+        where = parse_address(address, tls=self._tls is not None)
+        self._security.trust.check_listen(where.host)
+        tls = (self._tls or TlsSettings()).server_context() if where.tls else None
+        answer = self.handler(accept)
+
+        async def route(request: web.BaseRequest) -> web.StreamResponse:
+            return await answer(request) if request.path == where.path else _refusal(HTTPStatus.NOT_FOUND)
+
+        server = web.Server(route, keepalive_timeout=self.limits.upgrade_seconds, access_log=None)
+        try:
+            opened = await asyncio.get_running_loop().create_server(server, where.host, where.port, ssl=tls)
+        except OSError as error:
+            reason = error.strerror or error
+            raise ListenFailed(f"cannot listen at {where}: {reason}: choose another port or host") from error
+        return WebSocketListener(opened, server, where, self._established)
+
+    def handler(self, accept: Accept) -> Handler:
+        """To mount on an aiohttp application: `app.router.add_get("/p2pfl/v1", transport.handler(accept))`."""
+
+        async def answer(request: web.BaseRequest) -> web.StreamResponse:
+            try:
+                return await self._answer(request, accept)
+            except Turned as turned:
+                return _refusal(turned.status)
+            except VersionMismatch as error:
+                log.info("refused %s: %s", request.remote, error)
+                return _refusal(HTTPStatus.UPGRADE_REQUIRED, offered_subprotocols(self.versions))
+            except HandshakeFailed as error:
+                log.info("refused %s: %s", request.remote, error)
+                return _refusal(HTTPStatus.BAD_REQUEST)
+
+        return answer
+
+    async def _answer(self, request: web.BaseRequest, accept: Accept) -> web.StreamResponse:
+        """Upgrade, authenticate, and stay until the link has ended."""
+        with self._doors.half_open(request.remote or "", len(self._established)):
+            offered = _listed(request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, ()))
+            chosen = choose_subprotocol(offered, self.versions)
+            ws = web.WebSocketResponse(
+                protocols=(chosen,), compress=False, max_msg_size=MAX_MESSAGE, timeout=CLOSE_SECONDS
+            )
+            await ws.prepare(request)
+            wire = _Socket(ws, self._established)
+            try:
+                link = await self._shake(
+                    wire, Handshake(self._security, initiator=False, offered=offered, chosen=chosen)
+                )
+            except LinkError as error:
+                log.info("no link with %s: %s", request.remote, error)
+                return ws
+        try:
+            accept(link)
+            await link.wait_ended()
+        finally:
+            link.abort(LinkTruncated("the server that carried the link has stopped"))
+        return ws
+
+    @property
+    def _doors(self) -> Doorkeeper:
+        if self._doorkeeper is None:
+            self._doorkeeper = Doorkeeper(self.limits, asyncio.get_running_loop().time)
+        return self._doorkeeper
+
+    async def _shake(self, wire: _Socket, handshake: Handshake, message: bytes = b"") -> SealedLink:
+        """Exchange the messages of a handshake; a failure closes the socket. Raises HandshakeFailed, LinkRefused."""
+        try:
+            async with asyncio.timeout(self.limits.handshake_seconds):
+                while True:
+                    if message:
+                        await wire.send(message)
+                    if handshake.done:
+                        break
+                    message = handshake.receive(await wire.receive())
+        except TimeoutError as error:
+            await wire.close(CloseCode.HANDSHAKE)
+            raise HandshakeFailed(f"no handshake within {self.limits.handshake_seconds:g} s") from error
+        except (LinkTruncated, RemoteProtocolError) as error:
+            await wire.close(CloseCode.HANDSHAKE)
+            raise HandshakeFailed(f"the handshake broke off: {error}") from error
+        except LinkError:
+            await wire.close(CloseCode.HANDSHAKE)
+            raise
+        except asyncio.CancelledError:
+            wire.abort()
+            raise
+        self._established.add(wire)
+        return SealedLink(wire, handshake.channel, self.limits)
+
+    def _session(self, target: Address) -> aiohttp.ClientSession:
+        """One per link: nobody has to close a transport, and no pool of connections can run dry."""
+        tls = (self._tls or TlsSettings()).client_context() if target.tls else True
+        redirects = aiohttp.TraceConfig()
+        redirects.on_request_redirect.append(_refuse_redirect)
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=tls, use_dns_cache=False),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),
+            trace_configs=[redirects],
+        )
+
+    async def _upgrade(
+        self, session: aiohttp.ClientSession, target: Address, offered: Sequence[str]
+    ) -> aiohttp.ClientWebSocketResponse[bool]:
+        seconds = self.limits.upgrade_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await session.ws_connect(
+                    str(target),
+                    protocols=offered,
+                    compress=0,
+                    max_msg_size=MAX_MESSAGE,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
+                )
+        except TimeoutError as error:
+            raise PeerUnreachable(f"{target} did not answer within {seconds:g} s: is a firewall in between?") from error
+        except aiohttp.ClientConnectorDNSError as error:
+            raise PeerUnreachable(f"{target}: the host name is not known: correct the address") from error
+        except aiohttp.ClientSSLError as error:
+            raise HandshakeFailed(f"{target}: TLS failed ({error}): check tls_ca, or the other end's cert") from error
+        except aiohttp.ClientConnectorError as error:
+            reason = error.os_error.strerror or error.os_error
+            raise PeerUnreachable(f"{target}: {reason}: is the node running there, and the port right?") from error
+        except aiohttp.WSServerHandshakeError as error:
+            raise self._declined(target, error) from error
+        except aiohttp.ClientError as error:
+            raise HandshakeFailed(
+                f"what answers at {target} is no p2pfl node ({error}): correct the address"
+            ) from error
+
+    def _declined(self, target: Address, error: aiohttp.WSServerHandshakeError) -> LinkError:
+        """What an HTTP status in place of the upgrade means."""
+        if error.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
+            return LinkRefused(f"{target} takes no more links now ({HTTPStatus(error.status).phrase}): try again later")
+        if error.status == HTTPStatus.UPGRADE_REQUIRED and error.headers is not None:
+            try:
+                choose_subprotocol(_listed(error.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, ())), self.versions)
+            except HandshakeFailed as mismatch:
+                return type(mismatch)(f"{target}: {mismatch}")
+        return HandshakeFailed(f"{target} answered with HTTP {error.status}, not with an upgrade: correct the address")
+
+    def __repr__(self) -> str:
+        return f"<WebSocketTransport of {self._security.identity.peer_id[:10]}, {len(self._established)} links>"
+
+
+class WebSocketListener:
+    """An open port."""
+
+    def __init__(
+        self,
+        opened: asyncio.Server,
+        server: web.Server,
+        where: Address,
+        established: Iterable[_Socket],
+    ) -> None:
+        self.addresses = tuple(_dialable(where, bound.getsockname()) for bound in opened.sockets)
+        self._opened = opened
+        self._server = server
+        self._established = established
+
+    async def close(self) -> None:
+        """Accept no more; see Listener. Handshakes under way are broken off."""
+        self._opened.close()
+        carrying = {wire.transport for wire in self._established}
+        for connection in self._server.connections:
+            if connection.transport not in carrying:
+                connection.force_close()
+
+    def __repr__(self) -> str:
+        return f"<WebSocketListener {' '.join(self.addresses)}>"
+
+
+class _Socket:
+    """A WebSocket of aiohttp, of either end, as a MessageSocket."""
+
+    def __init__(self, ws: WebSocket, established: set[_Socket], session: aiohttp.ClientSession | None = None) -> None:
+        assert ws._writer is not None
+        # aiohttp closes politely only: a peer that does not read could hold the socket, and what it holds, for ever
+        self.transport = ws._writer.transport
+        self.transport.set_write_buffer_limits(WRITE_BUFFER)
+        self._ws = ws
+        self._established = established
+        self._session = session
+        _tune(ws.get_extra_info("socket"))
+
+    async def send(self, message: bytes | bytearray) -> None:
+        try:
+            await self._ws.send_bytes(message)  # type: ignore[arg-type]  # any bytes-like works, and is not copied
+        except (OSError, aiohttp.ClientError) as error:
+            raise LinkTruncated(f"the connection ended without a goodbye: {error}") from error
+
+    async def receive(self) -> bytes:
+        message = await self._ws.receive()
+        if message.type is WSMsgType.BINARY:
+            data: bytes = message.data
+            return data
+        if message.type is WSMsgType.TEXT:
+            raise RemoteProtocolError("a text message, where all are binary")
+        if message.type is WSMsgType.ERROR and isinstance(message.data, aiohttp.WebSocketError):
+            kind = OversizeError if message.data.code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG else RemoteProtocolError
+            raise kind(f"the WebSocket protocol was broken: {message.data}")
+        raise error_of_close(self._ws.close_code)
+
+    async def close(self, code: CloseCode) -> None:
+        self._established.discard(self)
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._ws.close(code=code)
+        except TimeoutError:
+            pass
+        finally:
+            if self.transport.get_write_buffer_size():
+                self.transport.abort()
+            if self._session is not None:
+                await self._session.close()
+
+    def abort(self) -> None:
+        """Close without a word."""
+        self._established.discard(self)
+        self.transport.abort()
+
+
+def _tune(connection: socket.socket | None) -> None:
+    if connection is None:
+        return
+    with suppress(OSError):  # it may have been closed meanwhile
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
+
+
+def _refusal(status: HTTPStatus, supported: Iterable[str] = ()) -> web.Response:
+    response = web.Response(status=status)
+    response.force_close()
+    if supported:
+        response.headers[hdrs.SEC_WEBSOCKET_PROTOCOL] = ", ".join(supported)
+    return response
+
+
+def _listed(headers: Iterable[str]) -> list[str]:
+    return [name.strip() for header in headers for name in header.split(",") if name.strip()]
+
+
+def _dialable(where: Address, name: tuple[str, int]) -> str:
+    host, port = name[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = socket.gethostname()
+    return str(replace(where, host=host, port=port))
+
+
+async def _refuse_redirect(*_: object) -> None:
+    raise HandshakeFailed("the other end redirects elsewhere: dial the address that it names, if you trust it")

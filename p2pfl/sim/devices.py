@@ -1,0 +1,60 @@
+"""How long a device computes: jobs run here and now, and are charged the time that the modelled device would take."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from random import Random
+from typing import TypeVar
+
+from p2pfl.compute.job import Compute, Job
+from p2pfl.errors import ConfigError
+
+__all__ = ["Device", "DeviceSpec"]
+
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSpec:
+    """The table [devices] of a course file; it is for simulation only."""
+
+    examples_per_second: float = 5000.0
+    """Training examples that the median device gets through in a second."""
+    spread: float = 0.0
+    """Deviation of the logarithm of the devices' speeds; 0: all are alike."""
+    stragglers: float = 0.0
+    """Share of the devices that are slower by `straggler_factor`."""
+    straggler_factor: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("examples_per_second", "straggler_factor"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"devices.{name} is {getattr(self, name)}; it must be above 0")
+        if self.spread < 0:
+            raise ConfigError(f"devices.spread is {self.spread}; it must not be negative")
+        if not 0 <= self.stragglers <= 1:
+            raise ConfigError(f"devices.stragglers is {self.stragglers}; it must lie between 0 and 1")
+
+
+class Device:
+    """The compute of one simulated node."""
+
+    def __init__(self, spec: DeviceSpec, seed: int, seat: int, compute: Compute) -> None:
+        rng = Random(f"{seed}/device/{seat}")
+        self.examples_per_second = spec.examples_per_second * rng.lognormvariate(0, spec.spread)
+        if rng.random() < spec.stragglers:
+            self.examples_per_second /= spec.straggler_factor
+        self._compute = compute
+
+    async def run(self, job: Job[ResultT]) -> ResultT:
+        """The job's result, as late as this device has it."""
+        result = await self._compute.run(job)
+        await asyncio.sleep(job.examples / self.examples_per_second)
+        return result
+
+    async def close(self) -> None:
+        await self._compute.close()
+
+    def __repr__(self) -> str:
+        return f"<Device {self.examples_per_second:.0f} examples/s>"

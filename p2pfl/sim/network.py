@@ -1,0 +1,82 @@
+"""How late a packet is: latency and bandwidth of every link, drawn from a seed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from random import Random
+
+from p2pfl.errors import ConfigError
+
+__all__ = ["Network", "NetworkSpec"]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpec:
+    """The table [network] of a course file; it is for simulation only."""
+
+    latency_ms: float = 20.0
+    """Mean one-way delay of a link."""
+    latency_spread: float = 0.0
+    """Deviation of the logarithm of the links' delays; 0: all links are alike."""
+    jitter: float = 0.0
+    """Each packet is late by up to this share of its link's delay."""
+    bandwidth_mbps: float = 100.0
+    """Megabits a second in each direction of a link; 0: without bound."""
+
+    def __post_init__(self) -> None:
+        for name in ("latency_ms", "latency_spread", "jitter", "bandwidth_mbps"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"network.{name} is {getattr(self, name)}; it must not be negative")
+
+
+class Network:
+    """Delays for a MemoryNetwork, and a digest of all that was sent: two equal runs have equal traces."""
+
+    def __init__(self, spec: NetworkSpec, seed: int) -> None:
+        self._spec = spec
+        self._seed = seed
+        self._links: dict[tuple[str, str], _Line] = {}
+        self._trace = hashlib.blake2b(digest_size=16)
+        self.packets = 0
+        self.bytes = 0
+
+    def delay(self, source: str, destination: str, size: int) -> float:
+        """Seconds until a packet of `size` bytes that is sent now arrives; see MemoryNetwork."""
+        now = asyncio.get_running_loop().time()
+        line = self._links.get((source, destination))
+        if line is None:
+            line = self._links[source, destination] = self._new_line(source, destination)
+        self.packets += 1
+        self.bytes += size
+        self._trace.update(b"%s>%s %d %.9f\n" % (line.source, line.destination, size, now))
+        spec = self._spec
+        if spec.bandwidth_mbps:
+            line.free_at = max(now, line.free_at) + size * 8e-6 / spec.bandwidth_mbps
+        else:
+            line.free_at = now
+        late = line.latency * (1 + spec.jitter * line.rng.random()) if spec.jitter else line.latency
+        return line.free_at + late - now
+
+    def _new_line(self, source: str, destination: str) -> _Line:
+        pair = "/".join(sorted((source, destination)))  # both directions of a link are equally long
+        latency = self._spec.latency_ms / 1000
+        latency *= Random(f"{self._seed}/latency/{pair}").lognormvariate(0, self._spec.latency_spread)
+        return _Line(source.encode(), destination.encode(), latency, Random(f"{self._seed}/jitter/{source}/{destination}"))
+
+    @property
+    def trace(self) -> str:
+        """A digest of who sent how much to whom and when."""
+        return self._trace.hexdigest()
+
+
+@dataclass(slots=True)
+class _Line:
+    """One direction of a link."""
+
+    source: bytes
+    destination: bytes
+    latency: float  # seconds
+    rng: Random
+    free_at: float = 0.0  # when what was sent before has left

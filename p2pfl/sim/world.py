@@ -1,0 +1,100 @@
+"""All nodes of a course in one event loop: a MemoryNetwork between them, a modelled device for each."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from p2pfl.compute.job import Compute
+from p2pfl.link.memory import MemoryNetwork
+from p2pfl.node.events import Event
+from p2pfl.node.membership import Directory, Member
+from p2pfl.node.node import Node
+from p2pfl.node.settings import NodeSettings
+from p2pfl.sim.devices import Device, DeviceSpec
+from p2pfl.sim.network import Network, NetworkSpec
+from p2pfl.wire.session import SessionLimits
+
+__all__ = ["Observer", "Seat", "World"]
+
+Observer = Callable[[float, int, Event], None]
+"""Told of every event: seconds of virtual time, seat, event."""
+
+
+@dataclass(slots=True)
+class Seat:
+    """A simulated node, with its roles."""
+
+    node: Node
+    roles: tuple[object, ...]
+
+
+@dataclass(slots=True, eq=False)
+class _Tap:
+    """An observer of one node's events."""
+
+    seat: int
+    observe: Observer
+    loop: asyncio.AbstractEventLoop
+
+    def push(self, event: Event) -> None:
+        self.observe(self.loop.time(), self.seat, event)
+
+    def finish(self) -> None:
+        return None
+
+
+@dataclass(slots=True)
+class World:
+    """`n` nodes that know each other from the start, as if a registrar had seated them.
+
+    `play(seat, compute)` gives the roles of a seat. Run it on a VirtualLoop.
+    """
+
+    n: int
+    play: Callable[[int, Compute], Sequence[object]]
+    compute: Compute
+    network: NetworkSpec = field(default_factory=NetworkSpec)
+    devices: DeviceSpec = field(default_factory=DeviceSpec)
+    seed: int = 0
+    seats: list[Seat] = field(default_factory=list, init=False)
+    wire: Network = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.wire = Network(self.network, self.seed)
+
+    async def run(self, observe: Observer) -> None:
+        """Enter all nodes, let them play to the end, and stop them. The first error of a role ends it all."""
+        memory = MemoryNetwork(self.wire.delay)
+        ids = [f"seat{seat:06d}" for seat in range(self.n)]
+        directory = Directory(Member(ids[seat], f"seat {seat}", (f"memory:{ids[seat]}",), seat) for seat in range(self.n))
+        # A link of this network ends visibly or never, and a stall is found by the loop: no pings, no reports.
+        settings = NodeSettings(SessionLimits(silence_seconds=math.inf), report_seconds=math.inf)
+        loop = asyncio.get_running_loop()
+        for seat, peer_id in enumerate(ids):
+            roles = tuple(self.play(seat, Device(self.devices, self.seed, seat, self.compute)))
+            members = directory.membership(peer_id)
+            node = Node(*roles, transport=memory.transport(peer_id), listen=peer_id, members=members, settings=settings)
+            node.observe(_Tap(seat, observe, loop))
+            self.seats.append(Seat(node, roles))
+        try:
+            for seat in self.seats:
+                await seat.node.__aenter__()
+            async with asyncio.TaskGroup() as group:
+                for seat in self.seats:
+                    group.create_task(_live(seat.node))
+        finally:
+            for seat in self.seats:
+                await seat.node.stop()
+
+    def waits(self) -> list[str]:
+        """What each node waits for, for a run that stalled."""
+        return [f"seat {number}: {what}" for number, seat in enumerate(self.seats) for what, _ in seat.node.waits()]
+
+
+async def _live(node: Node) -> None:
+    """As on a host: play the roles, then say goodbye and be gone."""
+    await node.run()
+    await node.stop()

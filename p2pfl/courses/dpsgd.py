@@ -21,6 +21,7 @@ from p2pfl.courses.course import Course, Place
 from p2pfl.courses.gossip import GossipSettings
 from p2pfl.courses.learner import Learner
 from p2pfl.errors import ConfigError, RemoteProtocolError
+from p2pfl.learn.params import is_finite
 from p2pfl.learn.train import FitResult
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted, UpdateMissing
 from p2pfl.node.node import Node
@@ -95,12 +96,24 @@ class Mixer:
         receivers = [peer for other in graph.neighbors(seat) if (peer := node.at(other))]
         await node.tell_all(receivers, Model(round, self._learner.tensors(shared)))
         heard = await self._gather(node, round, graph.senders(seat))
-        row = received_weights(topology_weights(graph, seat), heard)
+        mixed = self._mix(node, graph, shared, heard)
+        self.params = mixed if adapt else mixed.add_(fitted.params).sub_(shared)
+        return len(heard), fitted
+
+    def _mix(self, node: Node, graph: Topology, shared: Tensor, heard: dict[int, Tensor]) -> Tensor:
+        """sum_j w_ij x_j in the order of the seats; models that are not finite are left out of it, and reported."""
+        row = received_weights(topology_weights(graph, self._learner.seat), heard)
         mixed = shared * own_weight(row)
         for other in sorted(row):
             mixed.add_(heard[other], alpha=row[other])
-        self.params = mixed if adapt else mixed.add_(fitted.params).sub_(shared)
-        return len(heard), fitted
+        if is_finite(mixed):  # one look at the sum instead of one at each model: NaN and infinity stay visible in it
+            return mixed
+        sound = {other: model for other, model in heard.items() if is_finite(model)}
+        if len(sound) == len(heard):
+            return mixed  # it is our own model that has diverged
+        for other in sorted(set(heard) - set(sound)):
+            node.emit(UpdateMissing(self._round + 1, f"seat {other}", "its model has NaN or infinite numbers"))
+        return self._mix(node, graph, shared, sound)
 
     async def _gather(self, node: Node, round: int, senders: tuple[int, ...]) -> dict[int, Tensor]:  # noqa: A002
         box, self._expected = self._mailbox[round], len(senders)
@@ -123,7 +136,7 @@ class Mixer:
         if peer.seat is None:
             raise RemoteProtocolError("a model came from a peer that has no seat")
         box = self._mailbox[message.round]
-        box[peer.seat] = self._learner.vector(message.params)
+        box[peer.seat] = self._learner.vector(message.params, finite=False)  # _mix looks
         if self._node is not None and message.round == self._round and len(box) >= self._expected:
             self._node.stir()
 

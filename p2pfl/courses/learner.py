@@ -51,12 +51,15 @@ class Learner:
         """A vector as it is sent. It is passed by reference: do not write to it afterwards."""
         return Tensors(self.schema, (as_buffer(vector),))
 
-    def vector(self, tensors: Tensors) -> Tensor:
-        """A received vector, read in place. Raises RemoteProtocolError for another shape, or numbers that are none."""
+    def vector(self, tensors: Tensors, *, finite: bool = True) -> Tensor:
+        """A received vector, read in place. Raises RemoteProtocolError for another shape, or numbers that are none.
+
+        `finite=False`: the caller sees to it that NaN and infinity do no harm.
+        """
         if tensors.schema != self.schema:
             raise RemoteProtocolError(f"{tensors} came where {self.schema[0]} was agreed")
         vector = from_buffer(tensors["params"], self.model.layout.numel)
-        if not is_finite(vector):
+        if finite and not is_finite(vector):
             raise RemoteProtocolError("a model with NaN or infinite numbers came")
         return vector
 

@@ -15,7 +15,7 @@ from typing import Any
 import nacl.bindings  # noqa: F401 - importing it initialises libsodium, which is what detects AES instructions
 from nacl._sodium import ffi, lib
 
-from p2pfl.errors import RemoteProtocolError
+from p2pfl.errors import LinkError, RemoteProtocolError
 
 __all__ = ["AESGCM", "CHACHAPOLY", "KEY_BYTES", "TAG_BYTES", "Aead", "Buffer", "aes_available"]
 
@@ -49,12 +49,13 @@ class Aead:
         # libsodium trusts its caller about sizes: these checks are what keeps memory safe
         if len(key) != KEY_BYTES or len(target) != size + TAG_BYTES:
             raise ValueError("a key of 32 bytes, and an output 16 bytes longer than the input")
-        self._encrypt(target, _NULL, source, size, ad, len(ad), _NULL, self._nonce.pack(counter), key)
+        if self._encrypt(target, _NULL, source, size, ad, len(ad), _NULL, self._nonce.pack(counter), key) != 0:
+            raise LinkError(f"this processor cannot do {self.name}")  # and `out` may hold what was to be hidden
 
     def open_into(self, key: bytes, counter: int, ad: bytes, sealed: Buffer, out: bytearray | memoryview) -> None:
         """Verify and decrypt `sealed` into `out`, which is just TAG_BYTES shorter. `out` may begin where `sealed` does.
 
-        Raises RemoteProtocolError if the bytes are not what was sealed; `out` then holds zeros.
+        Raises RemoteProtocolError if the bytes are not what was sealed; `out` then shows nothing of the plaintext.
         """
         source: Any = ffi.from_buffer(sealed)
         target: Any = ffi.from_buffer(out, require_writable=True)

@@ -62,7 +62,7 @@ class PartitionReport:
 
     @property
     def effective_classes(self) -> float:
-        """Mean over clients of the exponential of their labels' entropy: how many classes they see, for practical ends."""
+        """Mean over clients of the exponential of their labels' entropy: how many classes they see in effect."""
         return float(self._perplexities().mean())
 
     def table(self) -> list[dict[str, float]]:
@@ -80,7 +80,7 @@ class PartitionReport:
         ]
 
     def picture(self, path: Path | str) -> None:
-        """Write an SVG file: a bar for every client, as long as its examples are many, in the colours of the classes."""
+        """Write an SVG file: a bar for every client, in the colours of the classes, as long as it has examples."""
         bar = max(3.0, min(22.0, 900 / len(self.histogram)))
         height = _TOP + math.ceil(max(bar * len(self.histogram), 18 * min(len(self.classes), 30))) + 40
         Path(path).write_text("\n".join([*self._frame(height), *self._bars(bar), *self._legend(), "</svg>\n"]), "utf-8")
@@ -116,11 +116,12 @@ class PartitionReport:
                 drawn.append(f'<text x="{_LEFT - 8}" y="{middle:.1f}" text-anchor="end" fill="#555">{seat}</text>')
             ends = np.cumsum(row) * scale
             for place in np.flatnonzero(row):
-                start = ends[place] - row[place] * scale
-                drawn.append(
-                    f'<rect x="{_LEFT + start:.2f}" y="{y:.2f}" width="{row[place] * scale:.2f}" height="{bar * 0.86:.2f}" '
-                    f'fill="{colours[place]}"><title>client {seat}, {escape(self.classes[place])}: {row[place]}</title></rect>'
+                width = row[place] * scale
+                shape = (
+                    f'x="{_LEFT + ends[place] - width:.2f}" y="{y:.2f}" width="{width:.2f}" height="{bar * 0.86:.2f}"'
                 )
+                tip = f"client {seat}, {escape(self.classes[place])}: {row[place]}"
+                drawn.append(f'<rect {shape} fill="{colours[place]}"><title>{tip}</title></rect>')
         return drawn
 
     def _legend(self) -> list[str]:

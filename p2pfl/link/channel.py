@@ -13,10 +13,10 @@ from p2pfl.crypto.aead import TAG_BYTES, Buffer
 from p2pfl.crypto.identity import short_id
 from p2pfl.crypto.noise import CipherState
 from p2pfl.errors import MessageError, RemoteProtocolError
+from p2pfl.wire.frame import MAX_RECORD
 
 __all__ = ["MAX_MESSAGE", "MAX_RECORD", "MAX_RECORDS", "RECORD_OVERHEAD", "REKEY_RECORDS", "SecureChannel"]
 
-MAX_RECORD = 65_519  # bytes of plaintext: with the tag, Noise's largest message. 64 KiB is also the fastest size
 RECORD_OVERHEAD = 2 + TAG_BYTES  # a record on the wire is this much longer than its plaintext
 MAX_RECORDS = 16  # in one WebSocket message
 MAX_MESSAGE = MAX_RECORDS * (MAX_RECORD + RECORD_OVERHEAD)  # bytes of one WebSocket message

@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE = 1_100_000  # bytes of one WebSocket message: sixteen full records, and a little
 CLOSE_SECONDS = 1.0  # how long a closing socket waits for the other end to close too
 UNACKNOWLEDGED_MS = 30_000  # how long the kernel lets sent bytes go unacknowledged
-WRITE_BUFFER = 512 * 1024  # bytes in the socket's buffer above which a sender waits
+WRITE_BUFFER = 256 * 1024  # bytes in the socket's buffer above which a sender waits
 
 Accept = Callable[[Link], None]
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

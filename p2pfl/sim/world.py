@@ -85,6 +85,8 @@ class World:
             async with asyncio.TaskGroup() as group:
                 for seat in self.seats:
                     group.create_task(_live(seat.node))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None  # the others are its consequences
         finally:
             for seat in self.seats:
                 await seat.node.stop()

@@ -85,7 +85,7 @@ def build(family: str, n: int, **given: object) -> AnySchedule:
     """
     known = parameters(family)
     where = f"family {family!r}"
-    refuse_unknown(f"parameter of {where}", given, known)
+    refuse_unknown(f"{where}: parameter", given, known)
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in given:
             raise ConfigError(f"{where} needs {name}: give it beside n")

@@ -54,11 +54,10 @@ class TopologyFile:
     def __post_init__(self) -> None:
         union = self.schedule.union
         if not union.is_connected:
-            lost = min(set(range(union.n)) - set(union.distances(0)), default=None)
-            if lost is None:
-                raise ConfigError(f"some seats never hear from {self._called(0)}: add one-way links towards it")
+            start, lost = next((a, b) for a in range(union.n) for b in range(union.n) if b not in union.distances(a))
+            way = "a one-way link" if union.directed else "a link"
             raise ConfigError(
-                f"{self._called(lost)} cannot be reached from {self._called(0)}: add a link between the parts"
+                f"{self._called(lost)} cannot be reached from {self._called(start)}: add {way} between the two parts"
             )
         for a, b in union.edges if self.members else ():
             if self.members[a].address is None and self.members[b].address is None:
@@ -121,7 +120,7 @@ def load(source: str | Path) -> TopologyFile:
     Raises ConfigError in one sentence, with the file's name, for whatever is wrong with it.
     """
     path = Path(source)
-    if isinstance(source, str) and path.name == source and not path.exists():
+    if isinstance(source, str) and path.name == source and not path.is_file():
         known = {file.stem: file for file in shelf().glob("*.toml")}
         if path.name.removesuffix(".toml") not in known:
             raise unknown("topology", source, known)
@@ -176,7 +175,7 @@ def _members(entries: object) -> tuple[Member, ...]:
     tables = typed("topology", "member", entries, list[dict[str, Any]])
     for number, table in enumerate(tables, 1):
         where = f"member {table.get('name', number)!r}"
-        refuse_unknown(f"key of {where}", table, kinds)
+        refuse_unknown(f"{where}: key", table, kinds)
         for key, value in table.items():
             typed(where, key, value, kinds[key])
         if not table.get("name") or "" in table.values():

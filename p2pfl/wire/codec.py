@@ -10,16 +10,18 @@ import base64
 import dataclasses
 import enum
 import functools
+import itertools
 import math
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import orjson
 
 from p2pfl.errors import MessageError, RemoteProtocolError
+from p2pfl.wire.fields import fields_of
 from p2pfl.wire.message import Message
 from p2pfl.wire.packet import Packet
 from p2pfl.wire.tensor import Schema, Tensors, describe, parse, schema_bytes
@@ -28,6 +30,7 @@ __all__ = ["Body", "Incoming", "announced", "decode", "encode", "pack", "unpack"
 
 MessageT = TypeVar("MessageT", bound=Message)
 _INT_BOUNDS = (-(1 << 63), (1 << 64) - 1)
+_TENSOR_KEYS = {"tensors", "at"}  # a JSON object with just these keys describes tensors
 
 
 class Body(NamedTuple):
@@ -50,32 +53,33 @@ def encode(message: Message) -> Body:
     """Encode a message. Raises MessageError, naming the field, for a value that cannot be sent."""
     buffers: list[memoryview] = []
     try:
-        plain = _plain(message, buffers)
+        json = orjson.dumps(_plain(message, buffers))
     except _Unsendable as error:
-        raise MessageError(f"{type(message).tag}.{error.where}: {error.why}") from None
-    return Body(type(message).tag, orjson.dumps(plain), tuple(buffers))
+        raise MessageError(f"{message.tag}.{error.where}: {error.why}") from None
+    except (TypeError, RecursionError) as error:
+        raise MessageError(f"{message.tag} is nested too deeply: {error}") from error
+    return Body(message.tag, json, tuple(buffers))
 
 
 def decode(kind: type[MessageT], incoming: Incoming) -> MessageT:
-    """Make the message of what was received. Raises RemoteProtocolError, naming the field, where it does not fit."""
-    unknown = next(_unknown(kind, incoming.fields, kind.tag), None)
-    if unknown:
-        raise RemoteProtocolError(f"{unknown} is no field of that message here")
+    """Make the message of what was received. Raises RemoteProtocolError, naming the field, where it does not fit.
+
+    A `__post_init__` of the message type may refuse values by TypeError or ValueError, to the same end.
+    """
 
     def tensors(wanted: type, described: object) -> Tensors:
         if wanted is not Tensors:
-            raise RemoteProtocolError(f"{kind.tag} has a field of {wanted}, which is not a wire type")
-        schema, first = _located(described)
+            raise TypeError(f"{wanted} is not a wire type")
+        located = parse(described)
         try:
-            return Tensors(schema, incoming.buffers[first : first + len(schema)])
+            return Tensors(located.tensors, incoming.buffers[located.at : located.at + len(located.tensors)])
         except MessageError as error:
             raise RemoteProtocolError(f"{kind.tag}: {error}") from error
 
     try:
+        _refuse_unknown(kind, incoming.fields)
         return msgspec.convert(incoming.fields, kind, strict=True, dec_hook=tensors)
-    except msgspec.ValidationError as error:
-        raise RemoteProtocolError(f"{kind.tag}: {error}") from error
-    except (TypeError, ValueError) as error:  # a __post_init__ of the message type refused the values
+    except (msgspec.ValidationError, TypeError, ValueError, RecursionError) as error:
         raise RemoteProtocolError(f"{kind.tag}: {error}") from error
 
 
@@ -92,8 +96,9 @@ def unpack(packet: Packet) -> tuple[str, int, Incoming]:
         head = orjson.loads(packet.head)
     except orjson.JSONDecodeError as error:
         raise RemoteProtocolError("a head is not JSON") from error
-    match head:
-        case [str(kind), int(number), str(tag), dict(fields)] if type(number) is int and number >= 0:
+    if type(head) is list and len(head) == 4:
+        kind, number, tag, fields = head
+        if type(kind) is str and type(number) is int and number >= 0 and type(tag) is str and type(fields) is dict:
             return kind, number, Incoming(tag, fields, packet.buffers)
     raise RemoteProtocolError("a head is not [kind, id, tag, fields]")
 
@@ -102,22 +107,17 @@ def announced(head: bytes) -> Iterator[Schema]:
     """The schemas of all tensors that a head announces, for checks before memory is taken. RemoteProtocolError."""
     waiting: list[object] = list(unpack(Packet(head))[2].fields.values())
     while waiting:
-        match waiting.pop():
-            case {"tensors": _, "at": _} as described if len(described) == 2:
-                yield _located(described)[0]
-            case dict(more):
-                waiting.extend(more.values())
-            case list(items):
-                waiting.extend(items)
-
-
-def _located(described: object) -> tuple[Schema, int]:
-    match described:
-        case {"tensors": listed, "at": int(first)} if type(first) is int and first >= 0:
-            schema = parse(listed)
-            if schema_bytes(schema) < 1 << 48:
-                return schema, first
-    raise RemoteProtocolError("tensors are not described as {tensors, at}")
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if value.keys() == _TENSOR_KEYS:
+                schema = parse(value).tensors
+                if schema_bytes(schema) >= 1 << 48:
+                    raise RemoteProtocolError("tensors of more than 2^48 bytes are announced")
+                yield schema
+            else:
+                waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
 
 
 class _Unsendable(Exception):
@@ -139,13 +139,22 @@ def _plain(value: Any, buffers: list[memoryview]) -> Any:
     if convert is not None:
         return convert(value, buffers)
     if isinstance(value, enum.Enum):
-        return value.value
+        return _plain(value.value, buffers)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _named(((name, getattr(value, name)) for name in _field_names(type(value))), buffers)
+        return _named([(name, getattr(value, name)) for name in _field_names(type(value))], buffers)
     raise _Unsendable(f"{type(value).__name__} is not a wire type; send numbers, str, bytes, lists, dicts or Tensors")
 
 
 def _same(value: Any, _: list[memoryview]) -> Any:
+    return value
+
+
+def _text(value: str, _: list[memoryview]) -> str:
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise _Unsendable(f"a str has the lone surrogate {value[error.start]!r}, which is no character") from None
     return value
 
 
@@ -166,7 +175,7 @@ def _octets(value: bytes, _: list[memoryview]) -> str:
 
 
 def _sequence(value: list[Any], buffers: list[memoryview]) -> list[Any]:
-    return [item for _, item in _named(enumerate(value), buffers).items()]
+    return list(_named(enumerate(value), buffers).values())
 
 
 def _mapping(value: dict[Any, Any], buffers: list[memoryview]) -> dict[Any, Any]:
@@ -176,24 +185,26 @@ def _mapping(value: dict[Any, Any], buffers: list[memoryview]) -> dict[Any, Any]
     return _named(value.items(), buffers)
 
 
-def _named(items: typing.Iterable[tuple[Any, Any]], buffers: list[memoryview]) -> dict[Any, Any]:
+def _named(items: Iterable[tuple[Any, Any]], buffers: list[memoryview]) -> dict[Any, Any]:
     plain = {}
     for name, item in items:
         try:
             plain[name] = _plain(item, buffers)
         except _Unsendable as error:
             raise error.under(str(name)) from None
+    if plain.keys() == _TENSOR_KEYS:
+        raise _Unsendable("the names 'tensors' and 'at' alone mean Tensors; rename one, or add a third")
     return plain
 
 
 def _tensors(value: Tensors, buffers: list[memoryview]) -> dict[str, object]:
     first = len(buffers)
     buffers.extend(value.buffers)
-    return {"tensors": describe(value.schema), "at": first}
+    return describe(value.schema, first)
 
 
 _PLAIN: dict[type, Callable[[Any, list[memoryview]], Any]] = {
-    bool: _same, type(None): _same, str: _same, int: _integer, float: _real, bytes: _octets,
+    bool: _same, type(None): _same, str: _text, int: _integer, float: _real, bytes: _octets,
     list: _sequence, tuple: _sequence, dict: _mapping, Tensors: _tensors,
 }  # fmt: skip
 
@@ -203,39 +214,39 @@ def _field_names(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind))
 
 
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    try:
-        hints = typing.get_type_hints(kind)
-    except NameError as error:
-        raise MessageError(f"{kind.__name__}: {error}; define message types at the top level of a module") from error
-    return {name: hints[name] for name in _field_names(kind)}
+def _refuse_unknown(kind: type, fields: dict[str, Any]) -> None:
+    """Raise for a field that `kind` does not have, at any depth. msgspec passes over them, for dataclasses."""
+    if _is_flat(kind) and fields.keys() <= fields_of(kind).keys():
+        return
+    for path in _unknown(kind, fields, ""):
+        raise TypeError(f"it has no field {path[1:100]}")
 
 
 def _unknown(wanted: Any, value: object, where: str) -> Iterator[str]:
-    """Paths of fields that `wanted` does not have. msgspec passes over them, for dataclasses."""
-    if isinstance(wanted, type) and dataclasses.is_dataclass(wanted):
-        if isinstance(value, dict):
-            hints = _hints(wanted)
-            for name, item in value.items():
-                if name not in hints:
-                    yield f"{where}.{name}"
-                elif _is_nested(hints[name]):
-                    yield from _unknown(hints[name], item, f"{where}.{name}")
-    elif typing.get_origin(wanted) in (typing.Union, types.UnionType):
-        for option in typing.get_args(wanted):
-            yield from _unknown(option, value, where)
-    elif isinstance(value, dict) and typing.get_origin(wanted) is dict:
+    origin, parts = typing.get_origin(wanted), typing.get_args(wanted)
+    if isinstance(value, dict) and dataclasses.is_dataclass(wanted):
+        known = fields_of(typing.cast("type", wanted))
         for name, item in value.items():
-            yield from _unknown(typing.get_args(wanted)[1], item, f"{where}.{name}")
-    elif isinstance(value, list) and typing.get_args(wanted):
-        for item in value:
-            yield from _unknown(typing.get_args(wanted)[0], item, where)
+            yield from _unknown(known[name], item, f"{where}.{name}") if name in known else (f"{where}.{name}",)
+    elif isinstance(value, dict) and origin is dict:
+        for name, item in value.items():
+            yield from _unknown(parts[1], item, f"{where}.{name}")
+    elif isinstance(value, list) and origin in (list, tuple):
+        each = parts if origin is tuple and parts[-1] is not Ellipsis else itertools.repeat(parts[0])
+        for number, (part, item) in enumerate(zip(each, value, strict=False)):
+            yield from _unknown(part, item, f"{where}.{number}")
+    elif origin in (typing.Union, types.UnionType):
+        for option in parts:
+            yield from _unknown(option, value, where)
 
 
 @functools.cache
-def _is_nested(wanted: Any) -> bool:
-    """Whether a dataclass lies anywhere within a field's type, so that the field must be looked into."""
-    if isinstance(wanted, type) and dataclasses.is_dataclass(wanted):
-        return True
-    return any(_is_nested(part) for part in typing.get_args(wanted) if isinstance(part, typing.Hashable))
+def _is_flat(kind: type) -> bool:
+    """Whether no dataclass lies within the fields of `kind`."""
+    waiting = list(fields_of(kind).values())
+    while waiting:
+        wanted = waiting.pop()
+        if dataclasses.is_dataclass(wanted):
+            return False
+        waiting.extend(typing.get_args(wanted))
+    return True

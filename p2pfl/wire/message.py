@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform, get_args, get_origin
 
 from p2pfl.errors import MessageError
+from p2pfl.wire.fields import check_fields
 
 __all__ = ["Handlers", "Message", "Request", "Vocabulary", "handlers_of", "reply_type"]
 
@@ -122,13 +123,14 @@ class Vocabulary:
     __slots__ = ("_types",)
 
     def __init__(self, types: Iterable[type[Message]] = ()) -> None:
-        """Raises MessageError where two types have one tag."""
+        """Raises MessageError where two types have one tag, or where a field cannot be carried."""
         self._types: dict[str, type[Message]] = {}
         self.add(types)
 
     def add(self, types: Iterable[type[Message]]) -> None:
-        """Learn more types. Raises MessageError where two types have one tag."""
+        """Learn more types. Raises MessageError where two types have one tag, or where a field cannot be carried."""
         for kind in types:
+            check_fields(kind)
             known = self._types.setdefault(kind.tag, kind)
             if known is not kind:
                 raise MessageError(

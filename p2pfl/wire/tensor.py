@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta
 
 from p2pfl.errors import MessageError, RemoteProtocolError
 
-__all__ = ["ITEM_BYTES", "Schema", "TensorSpec", "Tensors", "schema_bytes"]
+__all__ = ["ITEM_BYTES", "DType", "Located", "Schema", "TensorSpec", "Tensors", "describe", "parse", "schema_bytes"]
 
-ITEM_BYTES: Mapping[str, int] = {
+DType = Literal["bool", "i8", "u8", "i16", "u16", "f16", "bf16", "i32", "u32", "f32", "i64", "u64", "f64"]
+ITEM_BYTES: Mapping[DType, int] = {
     "bool": 1, "i8": 1, "u8": 1, "i16": 2, "u16": 2, "f16": 2, "bf16": 2,
     "i32": 4, "u32": 4, "f32": 4, "i64": 8, "u64": 8, "f64": 8,
 }  # fmt: skip
-_MAX_RANK = 16
+_Extent = Annotated[int, Meta(ge=0, lt=1 << 48)]
 
 
 class TensorSpec(NamedTuple):
-    """What a tensor is, without its numbers. `dtype` is a key of ITEM_BYTES."""
+    """What a tensor is, without its numbers. Of a peer's, at most 16 dimensions are taken."""
 
     name: str
-    dtype: str
-    shape: tuple[int, ...]
+    dtype: DType
+    shape: Annotated[tuple[_Extent, ...], Meta(max_length=16)]
 
     @property
     def nbytes(self) -> int:
@@ -58,16 +62,16 @@ class Tensors(Mapping[str, memoryview]):
     def __init__(self, schema: Iterable[TensorSpec], buffers: Iterable[memoryview]) -> None:
         """Raises MessageError where the buffers are not just what the schema says."""
         self.schema: Schema = tuple(schema)
-        self.buffers: tuple[memoryview, ...] = tuple(buffer.cast("B").toreadonly() for buffer in buffers)
+        self.buffers: tuple[memoryview, ...] = tuple(map(_flat, buffers))
         if len(self.schema) != len(self.buffers):
             raise MessageError(f"{len(self.schema)} tensors are described, {len(self.buffers)} buffers are given")
-        if len({spec.name for spec in self.schema}) != len(self.schema):
-            raise MessageError("two tensors have one name")
         for spec, buffer in zip(self.schema, self.buffers, strict=True):
             if spec.dtype not in ITEM_BYTES:
                 raise MessageError(f"tensor {spec.name!r}: dtype {spec.dtype!r} is none of {', '.join(ITEM_BYTES)}")
             if spec.nbytes != buffer.nbytes:
                 raise MessageError(f"tensor {spec.name!r}: {spec} takes {spec.nbytes} bytes, not {buffer.nbytes}")
+        if len(self.schema) > 1 and len({spec.name for spec in self.schema}) < len(self.schema):
+            raise MessageError("two tensors have one name")
 
     def __getitem__(self, name: str) -> memoryview:
         for spec, buffer in zip(self.schema, self.buffers, strict=True):
@@ -97,21 +101,29 @@ class Tensors(Mapping[str, memoryview]):
         return f"<Tensors {shown}{more}>"
 
 
-def describe(schema: Schema) -> list[list[object]]:
-    """A schema as JSON values."""
-    return [[spec.name, spec.dtype, list(spec.shape)] for spec in schema]
+def _flat(buffer: memoryview) -> memoryview:
+    if not buffer.nbytes:
+        return memoryview(b"")  # a view with a zero in its shape cannot be cast
+    if not buffer.c_contiguous:
+        raise MessageError("the memory of a tensor is not contiguous: send a contiguous copy")
+    return buffer.cast("B").toreadonly()
 
 
-def parse(described: object) -> Schema:
-    """The schema of JSON values that a peer sent. Raises RemoteProtocolError for anything else."""
-    if not isinstance(described, list):
-        raise RemoteProtocolError("a tensor description is not a list")
-    return tuple(_parse_spec(item) for item in described)
+class Located(msgspec.Struct, forbid_unknown_fields=True):
+    """How tensors stand in a head: what they are, and which of the packet's buffers is the first of them."""
+
+    tensors: Schema
+    at: Annotated[int, Meta(ge=0)]
 
 
-def _parse_spec(item: object) -> TensorSpec:
-    match item:
-        case [str(name), str(dtype), list(shape)] if dtype in ITEM_BYTES and len(shape) <= _MAX_RANK:
-            if all(type(n) is int and 0 <= n < 1 << 48 for n in shape):
-                return TensorSpec(name, dtype, tuple(shape))
-    raise RemoteProtocolError("a tensor is not described as [name, dtype, shape]")
+def describe(schema: Schema, at: int) -> dict[str, object]:
+    """Tensors whose first buffer is number `at`, as JSON values."""
+    return {"tensors": [[name, dtype, list(shape)] for name, dtype, shape in schema], "at": at}
+
+
+def parse(described: object) -> Located:
+    """What `describe` gave, as it came from a peer. Raises RemoteProtocolError for anything else."""
+    try:
+        return msgspec.convert(described, Located, strict=True)
+    except msgspec.ValidationError as error:
+        raise RemoteProtocolError(f"tensors are not described as {{tensors, at}}: {error}") from error

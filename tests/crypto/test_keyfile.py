@@ -15,7 +15,7 @@ def test_is_private_and_whole(tmp_path: Path) -> None:
     assert read_secret(path, "identity") == b"secret"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert os.listdir(path.parent) == ["key"]
+    assert [file.name for file in path.parent.iterdir()] == ["key"]
 
 
 def test_a_lax_umask_opens_nothing(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     assert read_secret(path, "identity") == b"old"
     write_secret(path, b"new", "identity", replace=True)
     assert read_secret(path, "identity") == b"new"
-    assert os.listdir(tmp_path) == ["key"]
+    assert [file.name for file in tmp_path.iterdir()] == ["key"]
 
 
 @pytest.mark.parametrize("replace", [True, False])
@@ -61,7 +61,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_rubbish(
     with pytest.raises(IdentityError, match="No space left on device"):
         write_secret(path, b"new", "identity", replace=replace)
     assert read_secret(path, "identity") == b"old"
-    assert os.listdir(tmp_path) == ["key"]
+    assert [file.name for file in tmp_path.iterdir()] == ["key"]
 
 
 def test_what_is_no_key_file(tmp_path: Path) -> None:

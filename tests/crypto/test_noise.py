@@ -16,7 +16,9 @@ PSKS = {"XX": (), "XXpsk3": (b"3" * 32,), "XXpsk0+psk3": (b"0" * 32, b"3" * 32)}
 
 patterns = pytest.mark.parametrize("pattern", PATTERNS)
 needs_aes = pytest.mark.skipif(not aes_available(), reason="this processor has no AES instructions")
-ciphers = pytest.mark.parametrize("aead", [pytest.param(AESGCM, marks=needs_aes), CHACHAPOLY], ids=lambda aead: aead.name)
+ciphers = pytest.mark.parametrize(
+    "aead", [pytest.param(AESGCM, marks=needs_aes), CHACHAPOLY], ids=lambda aead: aead.name
+)
 
 
 def pair(pattern: str, aead: Aead = CHACHAPOLY) -> tuple[HandshakeState, HandshakeState]:
@@ -39,10 +41,15 @@ def replay_vector(vector: dict[str, Any]) -> None:
     _, pattern, _, cipher, _ = vector["protocol_name"].split("_")
     ends = []
     for side in ("init", "resp"):
-        keys = {name: KeyPair(bytes.fromhex(vector[f"{side}_{long}"])) for name, long in (("s", "static"), ("e", "ephemeral"))}
+        keys = {
+            name: KeyPair(bytes.fromhex(vector[f"{side}_{long}"]))
+            for name, long in (("s", "static"), ("e", "ephemeral"))
+        }
         psks = [bytes.fromhex(psk) for psk in vector.get(f"{side}_psks", ())]
         prologue = bytes.fromhex(vector[f"{side}_prologue"])
-        ends.append(HandshakeState(pattern, CIPHERS[cipher], initiator=side == "init", prologue=prologue, psks=psks, **keys))
+        ends.append(
+            HandshakeState(pattern, CIPHERS[cipher], initiator=side == "init", prologue=prologue, psks=psks, **keys)
+        )
     sending, receiving = ends
     messages = [(bytes.fromhex(each["payload"]), bytes.fromhex(each["ciphertext"])) for each in vector["messages"]]
     for payload, expected in messages[:3]:
@@ -159,7 +166,9 @@ def dissononce_end(pattern: str, aead: Aead, initiator: bool) -> tuple[Any, ...]
         modified = PSKPatternModifier(place).modify(modified)
     cipher = AESGCMCipher() if aead is AESGCM else ChaChaPolyCipher()
     other = OtherHandshakeState(SymmetricState(OtherCipherState(cipher), SHA256Hash()), X25519DH())
-    other.initialize(modified, initiator, b"p", s=X25519DH().generate_keypair(PrivateKey(b"s" * 32)), psks=PSKS[pattern])
+    other.initialize(
+        modified, initiator, b"p", s=X25519DH().generate_keypair(PrivateKey(b"s" * 32)), psks=PSKS[pattern]
+    )
     split: list[Any] = []
 
     def write(payload: bytes = b"") -> bytes:
@@ -226,7 +235,7 @@ def test_out_of_turn() -> None:
 
 @patterns
 def test_every_truncation_is_refused(pattern: str) -> None:
-    initiator, responder = pair(pattern)
+    initiator, _ = pair(pattern)
     message = initiator.write_message()
     for size in range(len(message)):
         fresh = pair(pattern)[1]
@@ -313,7 +322,6 @@ def test_wycheproof_hkdf_sha256() -> None:
 
 def test_an_outsider_costs_no_multiplication(monkeypatch: pytest.MonkeyPatch) -> None:
     initiator, _ = pair("XX")
-    insider, responder = pair("XXpsk0+psk3")
     outsider = HandshakeState(
         "XXpsk0+psk3", CHACHAPOLY, initiator=True, prologue=b"p", s=KeyPair(), psks=(b"x" * 32, b"y" * 32)
     )

@@ -170,9 +170,12 @@ def test_an_empty_record_is_refused() -> None:
         bob.open(b"\x00\x10" + CHACHAPOLY.seal(THERE, 0, b"", b""))
 
 
-@given(st.binary(max_size=300) | st.lists(st.binary(min_size=17, max_size=40), max_size=20).map(
-    lambda records: b"".join(len(record).to_bytes(2, "big") + record for record in records)
-))
+@given(
+    st.binary(max_size=300)
+    | st.lists(st.binary(min_size=17, max_size=40), max_size=20).map(
+        lambda records: b"".join(len(record).to_bytes(2, "big") + record for record in records)
+    )
+)
 def test_any_bytes_are_opened_or_refused(message: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         opened(channels()[1], message)

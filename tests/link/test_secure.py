@@ -72,7 +72,10 @@ def honest(key: NetworkKey | None = None) -> Both:
 @pytest.mark.parametrize("offered", [(CHACHA,), pytest.param((AES, CHACHA), marks=needs_aes)])
 def test_makes_a_channel(key: NetworkKey | None, offered: Sequence[str]) -> None:
     alice, bob = both = pair(
-        settings(ALICE, key, caps={"role": "trainer", "gpus": 2}), settings(BOB, key), offered=offered, expect=BOB.peer_id
+        settings(ALICE, key, caps={"role": "trainer", "gpus": 2}),
+        settings(BOB, key),
+        offered=offered,
+        expect=BOB.peer_id,
     )
     assert not alice.done
     sizes = [len(message) for message in run(both)]
@@ -214,7 +217,9 @@ LIES: dict[str, Callable[[bytes, bytes, bytes], bytes]] = {
     "the signature of another session": lambda h, s, _: says(MALLORY.public_key, signed(BOGUS, s)),
     "the signature of another static key": lambda h, s, _: says(MALLORY.public_key, signed(h, BOGUS)),
     "the signature of the other role": lambda h, s, _: says(MALLORY.public_key, signed(h, s, b"R")),
-    "the signature of another purpose": lambda h, s, _: says(MALLORY.public_key, signed(h, s, tag=b"p2pfl other id v1")),
+    "the signature of another purpose": lambda h, s, _: says(
+        MALLORY.public_key, signed(h, s, tag=b"p2pfl other id v1")
+    ),
     "a key of low order": lambda h, s, _: says(bytes(32), bytes(64)),
     "another version": lambda h, s, _: says(MALLORY.public_key, signed(h, s), version=2),
     "nothing": lambda *_: b"",
@@ -362,7 +367,9 @@ def test_what_is_offered_and_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
         Handshake(settings(ALICE), initiator=True, offered=(AES,), chosen=AES)
 
 
-@pytest.mark.parametrize("offered", [(), ("graphql-ws",), ("p2pfl.v0.aesgcm",), ("p2pfl.v1",), ("p2pfl.v99999.aesgcm",)])
+@pytest.mark.parametrize(
+    "offered", [(), ("graphql-ws",), ("p2pfl.v0.aesgcm",), ("p2pfl.v1",), ("p2pfl.v99999.aesgcm",)]
+)
 def test_others_are_not_spoken_to(offered: Sequence[str]) -> None:
     with pytest.raises(HandshakeFailed, match="does not offer to speak p2pfl"):
         choose_subprotocol(offered)
@@ -397,7 +404,7 @@ def test_versions(low: int, more: int, their_low: int, their_more: int) -> None:
 
 
 def test_a_version_mismatch_says_who_should_upgrade() -> None:
-    with pytest.raises(VersionMismatch, match="the other end speaks protocol versions 2 to 3, we only version 1: .* here"):
+    with pytest.raises(VersionMismatch, match=r"speaks protocol versions 2 to 3, we only version 1: .* here"):
         choose_subprotocol(("p2pfl.v3.aesgcm", "p2pfl.v2.chachapoly"))
     with pytest.raises(ValueError, match="from 2 to 1"):
         Versions(2, 1)
@@ -409,7 +416,11 @@ def test_settings_that_cannot_work() -> None:
     for name in ("", "x" * 256):
         with pytest.raises(ConfigError, match=r"^network_name: "):
             settings(ALICE, network_name=name)
-    for caps, sentence in (({"a": object()}, "not JSON"), ({"a": float("nan")}, "survive"), ({"a": "x" * 1024}, "1032 bytes")):
+    for caps, sentence in (
+        ({"a": object()}, "not JSON"),
+        ({"a": float("nan")}, "survive"),
+        ({"a": "x" * 1024}, "1032 bytes"),
+    ):
         with pytest.raises(ConfigError, match=sentence):
             settings(ALICE, caps=caps)
 

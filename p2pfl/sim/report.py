@@ -1,0 +1,65 @@
+"""What a simulation shows: the events of all nodes, gathered by round."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from p2pfl.node.events import CourseEnded, Event, RoundEnded, UpdateMissing
+from p2pfl.sim.network import Network
+
+__all__ = ["Recorder", "Round"]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round, over all nodes that play rounds. Metrics are means over the nodes that gave them."""
+
+    round: int
+    virtual_seconds: float  # when the last node was through with it
+    bytes: int  # sent by all nodes so far
+    participants: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Recorder:
+    """An observer of a World. `expected` is how many nodes end each round by themselves: 1 with a coordinator."""
+
+    wire: Network
+    expected: int
+    ended: Callable[[Round], None]  # told of each round once all nodes are through with it
+    told: Callable[[float, int, Event], None]  # told of every other event that a person may want to know of
+    rounds: list[Round] = field(default_factory=list)
+    reason: str = ""
+    missing: int = 0  # updates that rounds went on without
+    _open: defaultdict[int, list[RoundEnded]] = field(default_factory=lambda: defaultdict(list))
+
+    def __call__(self, seconds: float, seat: int, event: Event) -> None:
+        match event:
+            case RoundEnded():
+                parts = self._open[event.round]
+                parts.append(event)
+                if len(parts) == self.expected:
+                    del self._open[event.round]
+                    self._close(seconds, parts)
+            case UpdateMissing():
+                self.missing += 1
+                self.told(seconds, seat, event)
+            case CourseEnded(_, reason):
+                self.reason = reason
+                self.told(seconds, seat, event)
+            case _:
+                self.told(seconds, seat, event)
+
+    def _close(self, seconds: float, parts: list[RoundEnded]) -> None:
+        names = sorted({name for part in parts for name in part.metrics})
+        values = {name: [part.metrics[name] for part in parts if name in part.metrics] for name in names}
+        metrics = {name: fmean(found) for name, found in values.items()}
+        if self.expected > 1 and "accuracy" in values:
+            metrics["accuracy_min"] = min(values["accuracy"])
+        done = Round(parts[0].round, seconds, self.wire.bytes, sum(part.participants for part in parts), metrics)
+        self.rounds.append(done)
+        self.ended(done)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that every reader of torch code knows
 from torch import Tensor, nn
+from torch.nn import functional
 
 from p2pfl.errors import ConfigError
 from p2pfl.learn.data import Dataset
@@ -28,14 +28,14 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def _mse(outputs: Tensor, targets: Tensor) -> Tensor:
-    return F.mse_loss(outputs.reshape(targets.shape), targets)
+    return functional.mse_loss(outputs.reshape(targets.shape), targets)
 
 
 def _bce(outputs: Tensor, targets: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(outputs.reshape(targets.shape), targets.to(outputs.dtype))
+    return functional.binary_cross_entropy_with_logits(outputs.reshape(targets.shape), targets.to(outputs.dtype))
 
 
-LOSSES: Mapping[str, Loss] = {"cross_entropy": F.cross_entropy, "mse": _mse, "bce": _bce}
+LOSSES: Mapping[str, Loss] = {"cross_entropy": functional.cross_entropy, "mse": _mse, "bce": _bce}
 
 # torch's default generator belongs to the whole process: whoever seeds it keeps the others out until it is restored.
 _default_generator = threading.Lock()
@@ -141,7 +141,12 @@ def _find(field_name: str, name: str, known: Mapping[str, Callable[..., Any]]) -
 
 
 def _keywords(spec: ModelSpec, constructor: Callable[..., Any], inferred: Mapping[str, object]) -> dict[str, object]:
-    taken = inspect.signature(constructor).parameters
+    try:
+        taken = inspect.signature(constructor).parameters
+    except ValueError as error:
+        raise ConfigError(
+            f"model.name {spec.name!r} is a built-in; it must be a torch.nn.Module of your own"
+        ) from error
     keywords = {name: value for name, value in inferred.items() if name in taken} | dict(spec.parameters)
     if spec.hidden:
         if "hidden" not in taken:

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that every reader of torch code knows
 from torch import Tensor
+from torch.nn import functional
 
 from p2pfl.errors import ConfigError
 from p2pfl.learn.specs import PartitionSpec
@@ -63,5 +63,5 @@ def _rotate(x: Tensor, degrees: float) -> Tensor:
     height, width = x.shape[-2:]
     cosine, sine = math.cos(angle), math.sin(angle)
     matrix = torch.tensor([[cosine, -sine * height / width, 0.0], [sine * width / height, cosine, 0.0]])
-    grid = F.affine_grid(matrix.expand(len(x), 2, 3), list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, align_corners=False)
+    grid = functional.affine_grid(matrix.expand(len(x), 2, 3), list(x.shape), align_corners=False)
+    return functional.grid_sample(x, grid, align_corners=False)

@@ -193,10 +193,11 @@ def _torch_optim(run: _Run, spec: TrainSpec, lr: float) -> Step:
     drifts = None if run.drift is None else run.model.layout.views(run.drift)[:count]
 
     def step(gradients: Gradients) -> None:
-        if spec.proximal:
-            torch._foreach_add_(gradients, torch._foreach_sub(run.weights, starts), alpha=spec.proximal)
-        if drifts is not None:
-            torch._foreach_add_(gradients, drifts)
+        with torch.no_grad():
+            if spec.proximal:
+                torch._foreach_add_(gradients, torch._foreach_sub(run.weights, starts), alpha=spec.proximal)
+            if drifts is not None:
+                torch._foreach_add_(gradients, drifts)
         for weight, gradient in zip(run.weights, gradients, strict=True):
             weight.grad = gradient
         optimizer.step()

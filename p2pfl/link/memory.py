@@ -218,7 +218,10 @@ class MemoryLink:
         """Take back a packet that has not arrived; see Link."""
         for index, (item, size) in enumerate(self._wire):
             if item is packet:
-                self._wire[index] = (None, size)
+                self._wire[index] = (None, 0)
+                self._queued -= size
+                self.statistics.packets_sent -= 1
+                self.statistics.bytes_sent -= size
                 return True
         return False
 

@@ -93,12 +93,13 @@ class TopologyFile:
 
     def notes(self, rounds: int | None = None) -> list[str]:
         """What the user should know before a run of so many rounds. Needs numpy; O(n³)."""
-        from p2pfl.topology.report import describe  # noqa: PLC0415 - numpy, which loading a file does without
+        from p2pfl.topology.mixing import keeps_mean  # noqa: PLC0415 - numpy, which loading a file does without
+        from p2pfl.topology.report import describe  # noqa: PLC0415 - the same
 
         report = describe(self.schedule)
         notes = []
-        if not report.symmetric:
-            notes.append(f"topology {report.family!r} has one-way links: only push-sum keeps the mean of all on them")
+        if not all(keeps_mean(self.schedule.at(t)) for t in range(self.schedule.period or 5)):
+            notes.append(f"the one-way links of {report.family!r} move the mean of all: only push-sum corrects for it")
         if rounds is not None and report.rounds > rounds:
             notes.append(
                 f"a disagreement shrinks to 1e-3 only after {report.rounds:g} rounds on this topology (spectral gap "

@@ -33,6 +33,7 @@ __all__ = [
     "consensus_distance",
     "consensus_distance_estimate",
     "expected_contraction",
+    "keeps_mean",
     "laplacian",
     "mean_contraction",
     "metropolis_weights",
@@ -129,6 +130,11 @@ _RULES: dict[str, Callable[[Topology], Matrix]] = {
     "uniform": _uniform,
     "push-sum": _push_sum,
 }
+
+
+def keeps_mean(topology: Topology) -> bool:
+    """Whether plain averaging leaves the mean where it is: also on one-way links, if all send and hear equally many."""
+    return bool(np.allclose(_received(topology).sum(0), 1))
 
 
 def target_matrix(topology: Topology, masses: Sequence[float]) -> Matrix:

@@ -1,7 +1,8 @@
 """Messages to bodies and back: JSON by orjson, types checked by msgspec, tensors as raw buffers beside the JSON.
 
-orjson writes NaN as null and cannot write integers of more than 64 bits, so a body is checked before it is written. What
-a peer sent is held against the message type to the last field: every deviation is one RemoteProtocolError that names it.
+orjson writes NaN as null and cannot write integers of more than 64 bits, so a body is checked before it is written.
+What a peer sent is held against the message type to the last field: every deviation is one RemoteProtocolError that
+names it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import msgspec
 import orjson
 
 from p2pfl.errors import MessageError, RemoteProtocolError
-from p2pfl.wire.fields import fields_of
+from p2pfl.wire.fields import WIRE_TYPES, fields_of
 from p2pfl.wire.message import Message
 from p2pfl.wire.packet import Packet
 from p2pfl.wire.tensor import Schema, Tensors, describe, parse, schema_bytes
@@ -54,7 +55,7 @@ def encode(message: Message) -> Body:
     buffers: list[memoryview] = []
     try:
         json = orjson.dumps(_plain(message, buffers))
-    except _Unsendable as error:
+    except _UnsendableError as error:
         raise MessageError(f"{message.tag}.{error.where}: {error.why}") from None
     except (TypeError, RecursionError) as error:
         raise MessageError(f"{message.tag} is nested too deeply: {error}") from error
@@ -120,7 +121,7 @@ def announced(head: bytes) -> Iterator[Schema]:
             waiting.extend(value)
 
 
-class _Unsendable(Exception):
+class _UnsendableError(Exception):
     """Where in a message, and why, something cannot be sent. The path grows as the recursion unwinds."""
 
     def __init__(self, why: str) -> None:
@@ -128,7 +129,7 @@ class _Unsendable(Exception):
         self.where = ""
         self.why = why
 
-    def under(self, name: str) -> _Unsendable:
+    def under(self, name: str) -> _UnsendableError:
         self.where = f"{name}.{self.where}" if self.where else name
         return self
 
@@ -142,7 +143,7 @@ def _plain(value: Any, buffers: list[memoryview]) -> Any:
         return _plain(value.value, buffers)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _named([(name, getattr(value, name)) for name in _field_names(type(value))], buffers)
-    raise _Unsendable(f"{type(value).__name__} is not a wire type; send numbers, str, bytes, lists, dicts or Tensors")
+    raise _UnsendableError(f"{type(value).__name__} is not a wire type: {WIRE_TYPES}")
 
 
 def _same(value: Any, _: list[memoryview]) -> Any:
@@ -154,19 +155,19 @@ def _text(value: str, _: list[memoryview]) -> str:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise _Unsendable(f"a str has the lone surrogate {value[error.start]!r}, which is no character") from None
+            raise _UnsendableError(f"a str has {value[error.start]!r}, half a character") from None
     return value
 
 
 def _integer(value: int, _: list[memoryview]) -> int:
     if not _INT_BOUNDS[0] <= value <= _INT_BOUNDS[1]:
-        raise _Unsendable(f"{value} does not fit 64 bits; send it as a str")
+        raise _UnsendableError(f"{value} does not fit 64 bits; send it as a str")
     return value
 
 
 def _real(value: float, _: list[memoryview]) -> float:
     if not math.isfinite(value):
-        raise _Unsendable(f"{value} is not a number that JSON has; send None, or leave the field out")
+        raise _UnsendableError(f"{value} is not a number that JSON has; send None, or leave the field out")
     return value
 
 
@@ -181,7 +182,7 @@ def _sequence(value: list[Any], buffers: list[memoryview]) -> list[Any]:
 def _mapping(value: dict[Any, Any], buffers: list[memoryview]) -> dict[Any, Any]:
     odd = next((key for key in value if type(key) is not str), None)
     if odd is not None:
-        raise _Unsendable(f"the key {odd!r} of a dict is no str")
+        raise _UnsendableError(f"the key {odd!r} of a dict is no str")
     return _named(value.items(), buffers)
 
 
@@ -190,10 +191,10 @@ def _named(items: Iterable[tuple[Any, Any]], buffers: list[memoryview]) -> dict[
     for name, item in items:
         try:
             plain[name] = _plain(item, buffers)
-        except _Unsendable as error:
+        except _UnsendableError as error:
             raise error.under(str(name)) from None
     if plain.keys() == _TENSOR_KEYS:
-        raise _Unsendable("the names 'tensors' and 'at' alone mean Tensors; rename one, or add a third")
+        raise _UnsendableError("the names 'tensors' and 'at' alone mean Tensors; rename one, or add a third")
     return plain
 
 

@@ -1,4 +1,4 @@
-"""What the fields of a message may be: looked up once per type, so that a mistake in it shows before anything is sent."""
+"""What the fields of a message may be. Held against each type once, so that a mistake shows before anything is sent."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import msgspec
 from p2pfl.errors import MessageError
 from p2pfl.wire.tensor import Tensors
 
-__all__ = ["check_fields", "fields_of"]
+__all__ = ["WIRE_TYPES", "check_fields", "fields_of"]
 
+WIRE_TYPES = "use bool, int, float, str, bytes, None, enums, Tensors, and lists, dicts or dataclasses of these"
 _ATOMS = (bool, int, float, str, bytes, type(None), Tensors)
 
 
@@ -35,7 +36,7 @@ def check_fields(kind: type) -> None:
     """Raises MessageError, naming the field, if a message type has one that cannot be carried."""
     odd = next(_odd(kind, kind.__name__, ()), None)
     if odd is not None:
-        raise MessageError(f"{odd}, which is not a wire type; use numbers, str, bytes, enums, lists, dataclasses or Tensors")
+        raise MessageError(f"{odd}, which is not a wire type: {WIRE_TYPES}")
     try:
         msgspec.json.Decoder(kind)  # compiles the type, and refuses unions whose members JSON cannot tell apart
     except TypeError as error:

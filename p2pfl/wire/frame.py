@@ -150,7 +150,7 @@ class FrameWriter:
     def __init__(self, max_streams: int = 64) -> None:
         self.finished = False  # whether FIN was given
         self.queued = 0  # bytes of heads and buffers that have not left yet
-        self._slots = list(range(max_streams))  # free stream numbers
+        self._slots = list(reversed(range(max_streams)))  # free stream numbers, the last is taken first
         self._msg_id = 0  # of the packet that starts next
         self._max_turns = max_streams - 1  # one slot is kept for control
         self._control: deque[_Outgoing] = deque()
@@ -158,10 +158,6 @@ class FrameWriter:
         self._waiting: deque[_Outgoing] = deque()  # bulk packets that would be too many
         self._aborts: deque[int] = deque()  # streams that were withdrawn halfway
         self._finish = False
-
-    def __bool__(self) -> bool:
-        """Whether there is a record to send."""
-        return bool(self._control or self._turns or self._aborts or self._finish)
 
     def append(self, packet: Packet) -> None:
         """Queue a packet."""
@@ -334,11 +330,11 @@ class FrameReader:
             raise RemoteProtocolError(f"packet {msg_id} where {self._msg_id} is next")
         if head_size > self._limits.max_head:
             raise OversizeError(f"a head of {head_size} bytes is over the limit of {self._limits.max_head}")
+        if count > self._limits.max_buffers:
+            raise OversizeError(f"{count} buffers are over the limit of {self._limits.max_buffers}")
         start = _FIRST.size + _SIZE * count
-        if count > self._limits.max_buffers or view.nbytes < start:
-            raise RemoteProtocolError(
-                f"{count} buffers are over the limit of {self._limits.max_buffers}, or not listed"
-            )
+        if view.nbytes < start:
+            raise RemoteProtocolError("a DATA_FIRST record is too short for its sizes")
         sizes = struct.unpack_from(f"!{count}Q", view, _FIRST.size)
         if (total := sum(sizes)) > self._limits.max_message:
             raise OversizeError(f"buffers of {total} bytes are over the limit of {self._limits.max_message}")

@@ -1,5 +1,7 @@
 """Typed messages: frozen dataclasses by subclassing, handlers by decoration, and the vocabulary of a node.
 
+A course's file reads:
+
     class Update(Message):
         params: Tensors
         samples: int
@@ -43,7 +45,7 @@ class Message:
 
     def __init_subclass__(cls, *, tag: str | None = None) -> None:
         super().__init_subclass__()
-        if "tag" in cls.__dict__.get("__annotations__", {}):
+        if "tag" in inspect.get_annotations(cls):
             raise MessageError(f"{cls.__name__} has a field named tag, which every message type has: name it otherwise")
         cls.tag = tag or cls.__name__
         dataclass(frozen=True)(cls)
@@ -70,7 +72,7 @@ class Request(Message, Generic[ReplyT]):
 
 
 def reply_type(request: type[Request[Any]]) -> type[Message]:
-    """What a request is answered with: `Update` for `class Train(Request[Update])`. MessageError if that is not said."""
+    """What a request is answered with: `Update` for `class Train(Request[Update])`. MessageError if it does not say."""
     for cls in request.__mro__:
         for parent in getattr(cls, "__orig_bases__", ()):
             if get_origin(parent) is Request and isinstance(get_args(parent)[0], type):
@@ -92,7 +94,8 @@ def handlers_of(roles: Iterable[object]) -> Handlers:
     for role in roles:
         for name, kind in _marked(type(role)):
             if kind in found:
-                raise MessageError(f"{kind.tag} has two handlers: {found[kind].__qualname__} and {_qualified(role, name)}")
+                first = found[kind].__qualname__
+                raise MessageError(f"{kind.tag} has two handlers: {first} and {_qualified(role, name)}")
             method = getattr(role, name)
             if not inspect.iscoroutinefunction(method):
                 raise MessageError(f"{_qualified(role, name)} handles {kind.tag}, so it must be `async def`")
@@ -130,7 +133,7 @@ class Vocabulary:
     def add(self, types: Iterable[type[Message]]) -> None:
         """Learn more types. Raises MessageError where two types have one tag, or where a field cannot be carried."""
         for kind in types:
-            check_fields(kind)
+            check_fields(kind)  # type: ignore[arg-type]  # a class is hashable, whatever its instances are
             known = self._types.setdefault(kind.tag, kind)
             if known is not kind:
                 raise MessageError(

@@ -2,6 +2,7 @@
 
 Sans I/O: methods return the packet to send, `receive` returns what happened. The clock is a number that is passed in.
 Every ask ends with exactly one reply or failure, also when it was cancelled; that is how its place is given back.
+Links may deliver in another order than was sent, since short packets overtake bulk: nothing here depends on the order.
 
     kind     id                content
     tell     running number    a message
@@ -91,8 +92,8 @@ class Session:
     """One end of a conversation. `tells_left` and `asks_left` say whether there is room to send."""
 
     __slots__ = (
-        "_cancelled", "_handled", "_heard_at", "_last_in", "_last_out", "_open_in", "_open_out", "_pinged_at",
-        "_tells_open", "limits", "said_bye", "tells_left",
+        "_cancelled", "_handled", "_heard_at", "_last_out", "_open_in", "_open_out", "_pinged_at", "_tells_open",
+        "limits", "said_bye", "tells_left",
     )  # fmt: skip
 
     def __init__(self, now: float, limits: SessionLimits | None = None) -> None:
@@ -100,7 +101,6 @@ class Session:
         self.tells_left = self.limits.tells
         self.said_bye = False
         self._last_out = 0
-        self._last_in = 0
         self._open_out: set[int] = set()  # our asks without an answer
         self._cancelled: set[int] = set()  # those of them whose answer nobody wants
         self._open_in: set[int] = set()  # the peer's asks that we have not answered
@@ -136,9 +136,15 @@ class Session:
         return self._last_out, pack("ask", self._last_out, body)
 
     def cancel(self, number: int) -> Packet:
-        """Want the answer to our ask no longer. It stays open until the peer has confirmed."""
+        """Want the answer to our open ask no longer. It keeps its place until the peer has answered all the same."""
+        assert number in self._open_out
         self._cancelled.add(number)
         return pack("cancel", number)
+
+    def withdrawn(self, number: int) -> None:
+        """Our ask was taken back before it had left, so the peer will never answer it: its place is free."""
+        self._open_out.remove(number)
+        self._cancelled.discard(number)
 
     def reply(self, number: int, body: Body) -> Packet:
         self._open_in.discard(number)
@@ -147,7 +153,7 @@ class Session:
     def fail(self, number: int, reason: str) -> Packet:
         """Answer a peer's ask with a failure; `reason` is cut to 1,000 characters."""
         self._open_in.discard(number)
-        return pack("fail", number, reason=reason[:1000])
+        return pack("fail", number, reason=_printable(reason))
 
     def handled(self) -> Packet | None:
         """A tell of the peer has been dealt with. Now and then this gives a credit packet to send."""
@@ -161,7 +167,7 @@ class Session:
     def bye(self, reason: str) -> Packet:
         """Announce that nothing more will be asked or told by us."""
         self.said_bye = True
-        return pack("bye", 0, reason=reason[:1000])
+        return pack("bye", 0, reason=_printable(reason))
 
     # -- receiving -------------------------------------------------------------------------------------------------
 
@@ -171,13 +177,13 @@ class Session:
         kind, number, content = unpack(packet)
         match kind:
             case "tell":
-                self._fresh(number)
                 self._tells_open += 1
                 if self._tells_open > self.limits.tells:
                     raise RemoteProtocolError(f"more than {self.limits.tells} messages were told without credit")
                 return Told(content)
             case "ask":
-                self._fresh(number)
+                if number in self._open_in:
+                    raise RemoteProtocolError(f"ask {number} came again while it was open")
                 self._open_in.add(number)
                 if len(self._open_in) > self.limits.asks:
                     raise RemoteProtocolError(f"more than {self.limits.asks} asks are open")
@@ -204,11 +210,6 @@ class Session:
             case "bye":
                 return Farewell(_text(content, "reason"))
         raise RemoteProtocolError(f"a head has the kind {kind[:20]!r}, which is none of ours")
-
-    def _fresh(self, number: int) -> None:
-        if number <= self._last_in:
-            raise RemoteProtocolError(f"message {number} came after message {self._last_in}")
-        self._last_in = number
 
     def _answered(self, number: int) -> bool:
         """Close our ask; whether anybody still waits for it."""
@@ -244,6 +245,11 @@ class Session:
             return Heartbeat(None, self._heard_at + silence)
         self._pinged_at = now
         return Heartbeat(pack("ping", int(now * 1000) & 0xFFFFFFFF), self._heard_at + silence)
+
+
+def _printable(reason: str) -> str:
+    """Of bounded length, and without what UTF-8 cannot write, such as a file name that is no text."""
+    return reason[:1000].encode(errors="replace").decode()
 
 
 def _text(content: Incoming, name: str) -> str:

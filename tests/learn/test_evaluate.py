@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from p2pfl.learn.data import Dataset, Shard
 from p2pfl.learn.evaluate import evaluate
@@ -25,8 +25,8 @@ def evaluated(y: Tensor, loss: Loss, weights: Tensor, batch_size: int = 2) -> tu
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
 def test_classes(batch_size: int) -> None:
     y = torch.tensor([0, 1, 1, 1, 0])
-    loss, accuracy, count = evaluated(y, F.cross_entropy, torch.eye(2), batch_size)
-    assert loss == pytest.approx(F.cross_entropy(X, y).item(), rel=1e-6)
+    loss, accuracy, count = evaluated(y, functional.cross_entropy, torch.eye(2), batch_size)
+    assert loss == pytest.approx(functional.cross_entropy(X, y).item(), rel=1e-6)
     assert (accuracy, count) == (0.8, 5)
 
 
@@ -42,7 +42,7 @@ def test_numbers_have_no_accuracy() -> None:
 
 def test_nothing_to_evaluate_on() -> None:
     y = torch.tensor([0, 1, 1, 1, 0])
-    model = Model.of(nn.Linear(2, 2), F.cross_entropy, X, y)
+    model = Model.of(nn.Linear(2, 2), functional.cross_entropy, X, y)
     empty = Shard(Dataset("five", X, y, (), torch.arange(5), torch.arange(0)), torch.arange(0))
     found = evaluate(model.initial, model, empty)
     assert math.isnan(found.loss)
@@ -51,7 +51,7 @@ def test_nothing_to_evaluate_on() -> None:
 
 def test_running_statistics_are_used_and_not_changed() -> None:
     model = Model.of(
-        nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2)), F.cross_entropy, X, torch.tensor([0, 1, 1, 1, 0])
+        nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2)), functional.cross_entropy, X, torch.tensor([0, 1, 1, 1, 0])
     )
     params = model.initial.clone()
     shard = Shard(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from p2pfl.errors import ConfigError
 from p2pfl.learn.data import Dataset
@@ -44,7 +44,7 @@ def test_using_binds_for_the_block_only() -> None:
 
 def test_counters_that_the_vector_leaves_out_start_anew_in_every_use() -> None:
     module = nn.Sequential(nn.BatchNorm1d(4, momentum=None), nn.Linear(4, 3))
-    model = Model.of(module, F.cross_entropy, X[:4], torch.tensor([0, 1, 2, 0]))
+    model = Model.of(module, functional.cross_entropy, X[:4], torch.tensor([0, 1, 2, 0]))
     assert not model.draws
     results = []
     for _ in range(2):
@@ -57,7 +57,9 @@ def test_counters_that_the_vector_leaves_out_start_anew_in_every_use() -> None:
 
 
 def test_what_a_module_draws_is_seeded_and_leaves_the_global_generator_alone() -> None:
-    model = Model.of(nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3)), F.cross_entropy, X[:2], torch.tensor([0, 1]))
+    model = Model.of(
+        nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3)), functional.cross_entropy, X[:2], torch.tensor([0, 1])
+    )
     assert model.draws
     state = torch.random.get_rng_state()
     outputs = []
@@ -130,7 +132,8 @@ def test_the_loss_follows_the_task() -> None:
         (ModelSpec(loss="crossentropy"), "model.loss 'crossentropy' is unknown; did you mean 'cross_entropy'?"),
         (ModelSpec(name="logistic", hidden=(3,)), "model.hidden is set, but model 'logistic' has no hidden layers"),
         (ModelSpec(parameters={"depth": 3}), "does not take the model.parameters given: .*depth"),
-        (ModelSpec(name="collections:OrderedDict"), "gives a OrderedDict; it must give a torch.nn.Module"),
+        (ModelSpec(name="fractions:Fraction"), "gives a Fraction; it must give a torch.nn.Module"),
+        (ModelSpec(name="collections:OrderedDict"), "is a built-in; it must be a torch.nn.Module"),
         (ModelSpec(loss="torch.nn.functional:relu"), "cannot take examples of shape"),
         (ModelSpec(name="cnn"), "cnn takes images"),
         (ModelSpec(loss="mse", name="mlp"), "cannot take examples"),

@@ -1,6 +1,7 @@
 """Flat vectors: what is in them, and that nothing is copied that need not be."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_any_module_survives_flatten_and_bind(makers: list) -> None:
         assert torch.equal(tensor, before[name]), name
     layout = Layout.of(module)
     places = sorted((entry.offset, entry.numel) for entry in layout.entries)
-    assert all(start + size == after for (start, size), (after, _) in zip(places, places[1:], strict=False))
+    assert all(start + size == after for (start, size), (after, _) in pairwise(places))
     assert flat.shape == (layout.numel,) == (sum(size for _, size in places),)
     assert torch.equal(flatten(module), flat)
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from p2pfl.errors import ConfigError
 from p2pfl.learn.data import Dataset, Shard, load_dataset
@@ -33,7 +33,7 @@ def reference(model: Model, shard: Shard, spec: TrainSpec, seed: int, optimizer:
         order = shard.indices[torch.randperm(len(shard), generator=generator)]
         for rows in order.split(spec.batch_size):
             algorithm.zero_grad()
-            F.cross_entropy(module(shard.dataset.x[rows]), shard.dataset.y[rows]).backward()
+            functional.cross_entropy(module(shard.dataset.x[rows]), shard.dataset.y[rows]).backward()
             algorithm.step()
     return flatten(module)
 
@@ -88,7 +88,7 @@ def test_one_step_of_logistic_regression_in_closed_form(digits: Dataset) -> None
     shard = small(digits)
     x, y = digits.batch(shard.indices)
     weight, bias = model.initial[:640].reshape(10, 64), model.initial[640:]
-    error = torch.softmax(x.flatten(1) @ weight.T + bias, 1) - F.one_hot(y, 10)
+    error = torch.softmax(x.flatten(1) @ weight.T + bias, 1) - functional.one_hot(y, 10)
     gradient = torch.cat([(error.T @ x.flatten(1)).flatten(), error.sum(0)]) / len(y)
     found = fit(model.initial, model, shard, TrainSpec(lr=0.3, batch_size=100), seed=0)
     assert torch.allclose(found.params, model.initial - 0.3 * gradient, atol=1e-6)
@@ -129,7 +129,7 @@ def test_fit_is_a_pure_function(digits: Dataset) -> None:
 
 def test_running_statistics_travel_in_the_vector_and_are_not_decayed(digits: Dataset) -> None:
     module = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
-    model = Model.of(module, F.cross_entropy, *digits.batch(digits.train_indices[:4]))
+    model = Model.of(module, functional.cross_entropy, *digits.batch(digits.train_indices[:4]))
     size = model.layout.trainable_numel
     spec = TrainSpec(steps=1, batch_size=47, weight_decay=0.5, lr=0.1)
     found = fit(model.initial, model, small(digits), spec, 0)
@@ -151,7 +151,7 @@ def test_parameters_that_the_loss_does_not_reach_stay() -> None:
             return self.used(x)
 
     x, y = torch.eye(2), torch.tensor([0, 1])
-    model = Model.of(Half(), F.cross_entropy, x, y)
+    model = Model.of(Half(), functional.cross_entropy, x, y)
     shard = Shard(Dataset("two", x, y, ("a", "b"), torch.arange(2), torch.arange(0)), torch.arange(2))
     moved = fit(model.initial, model, shard, TrainSpec(), 0).params - model.initial
     assert moved[:6].any()

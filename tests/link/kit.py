@@ -103,6 +103,7 @@ def same(a: Packet, b: Packet) -> bool:
 
 async def check_ends_mirror_each_other(connect: Connect) -> None:
     async with connect() as pair:
+        pair.start()
         near, far = pair.near, pair.far
         assert (near.local, near.remote) == (far.remote, far.local)
         assert near.initiator

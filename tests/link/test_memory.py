@@ -10,9 +10,18 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from p2pfl.errors import ConfigError, LinkClosed, LinkRefused, LinkTruncated, ListenFailed, PeerUnreachable, UntrustedPeer
+from p2pfl.errors import (
+    ConfigError,
+    LinkClosed,
+    LinkRefused,
+    LinkSilent,
+    LinkTruncated,
+    ListenFailed,
+    PeerUnreachable,
+    UntrustedPeer,
+)
 from p2pfl.link.base import Link
-from p2pfl.link.memory import MemoryLink, MemoryNetwork
+from p2pfl.link.memory import GOODBYE_SECONDS, MemoryLink, MemoryNetwork
 from p2pfl.wire.packet import Packet
 from tests.link.kit import Check, Inbox, Pair, link_checks
 
@@ -45,3 +54,209 @@ async def test_conformance(check: Check) -> None:
 async def test_conformance_with_delays_that_shrink(check: Check) -> None:
     delays = itertools.cycle([0.003, 0.002, 0.001, 0.0])
     await check(connector(delay=lambda source, destination, size: next(delays)))
+
+
+async def test_buffers_pass_by_reference_and_read_only() -> None:
+    near, far = await linked(MemoryNetwork())
+    inbox = Inbox()
+    far.start(inbox)
+    model = memoryview(bytearray(b"weights"))
+    near.send(Packet(b"", (model,)))
+    (buffer,) = (await inbox.received(1))[0].buffers
+    assert buffer.obj is model.obj
+    assert buffer.readonly
+
+
+async def test_arrival_follows_the_delay_and_never_overtakes() -> None:
+    loop = asyncio.get_running_loop()
+    asked: list[tuple[str, str]] = []
+
+    def delay(source: str, destination: str, size: int) -> float:
+        asked.append((source, destination))
+        return 0.02 if size > 1000 else 0.0
+
+    near, far = await linked(MemoryNetwork(delay))
+    times: list[tuple[int, float]] = []
+
+    class Clocked(Inbox):
+        def packet_received(self, packet: Packet) -> None:
+            times.append((packet.size, loop.time()))
+            super().packet_received(packet)
+
+    inbox = Clocked()
+    far.start(inbox)
+    start = loop.time()
+    for packet in (Packet(b"x"), Packet(b"", (memoryview(bytes(5000)),)), Packet(b"yy")):
+        near.send(packet)
+    await inbox.received(3)
+    assert [size for size, _ in times] == [1, 5000, 2]
+    assert times[0][1] < start + 0.02 <= times[1][1] <= times[2][1]
+    assert set(asked) == {("alice", "bob")}
+
+
+async def test_packets_due_at_one_time_keep_their_order() -> None:
+    near, far = await linked(MemoryNetwork(lambda source, destination, size: 0.001))
+    inbox = Inbox()
+    far.start(inbox)
+    asyncio.get_running_loop().time = lambda now=asyncio.get_running_loop().time(): now  # all are due just now
+    for n in range(100):
+        near.send(Packet(b"%d" % n))
+    del asyncio.get_running_loop().time
+    assert [int(p.head) for p in await inbox.received(100)] == list(range(100))
+
+
+async def test_partition_is_silent_and_heals_without_loss() -> None:
+    network = MemoryNetwork()
+    near, far = await linked(network)
+    one, other = Inbox(), Inbox()
+    near.start(one)
+    far.start(other)
+    near.send(Packet(b"0"))
+    await other.received(1)
+    network.partition("bob", "alice")
+    for n in range(1, 4):
+        near.send(Packet(b"%d" % n))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert (len(other.packets), one.errors, other.errors) == (1, [], [])
+    with pytest.raises(PeerUnreachable):
+        await linked_dial(network)
+    network.heal("alice", "bob")
+    near.send(Packet(b"4"))
+    assert [p.head for p in await other.received(5)] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def linked_dial(network: MemoryNetwork) -> None:
+    door = await network.transport("bob").listen("", lambda link: None)
+    try:
+        await network.transport("alice").dial("bob")
+    finally:
+        await door.close()
+
+
+async def test_abort_in_a_partition_is_told_to_one_end_only() -> None:
+    network = MemoryNetwork()
+    near, far = await linked(network)
+    one, other = Inbox(), Inbox()
+    near.start(one)
+    far.start(other)
+    network.partition("alice", "bob")
+    silent = LinkSilent("nothing heard")
+    near.abort(silent)
+    assert await one.closed() is silent
+    assert not other.errors
+
+
+async def test_cut_loses_what_is_under_way() -> None:
+    network = MemoryNetwork(lambda source, destination, size: 0.001)
+    near, far = await linked(network)
+    one, other = Inbox(), Inbox()
+    near.start(one)
+    far.start(other)
+    near.send(Packet(b"lost"))
+    network.cut("alice", "bob")
+    assert isinstance(await one.closed(), LinkTruncated)
+    assert isinstance(await other.closed(), LinkTruncated)
+    assert not other.packets
+    assert not network.links
+
+
+async def test_withdrawn_packets_leave_the_others_their_times() -> None:
+    near, far = await linked(MemoryNetwork(lambda source, destination, size: 0.001))
+    inbox = Inbox()
+    far.start(inbox)
+    packets = [Packet(b"%d" % n) for n in range(3)]
+    for packet in packets:
+        near.send(packet)
+    assert near.withdraw(packets[1])
+    assert not near.withdraw(packets[1])
+    assert [p.head for p in await inbox.received(2)] == [b"0", b"2"]
+    assert near.statistics.packets_sent == 2
+    assert near.statistics.bytes_sent == far.statistics.bytes_received
+
+
+async def test_receivers_run_in_their_own_context() -> None:
+    who = contextvars.ContextVar("who", default="nobody")
+    seen: list[str] = []
+
+    class Asking(Inbox):
+        def packet_received(self, packet: Packet) -> None:
+            seen.append(who.get())
+            super().packet_received(packet)
+
+    near, far = await linked(MemoryNetwork())
+    inbox = Asking()
+    who.set("the receiver")
+    far.start(inbox)
+    who.set("the sender")
+    near.send(Packet(b""))
+    await inbox.received(1)
+    assert seen == ["the receiver"]
+
+
+async def test_addresses() -> None:
+    network = MemoryNetwork()
+    doors: list[Link] = []
+    bob = network.transport("bob", caps={"speaks": "v1"})
+    door = await bob.listen("memory:", doors.append)
+    hall = await bob.listen("hall", doors.append)
+    assert (door.addresses, hall.addresses) == (("memory:bob",), ("memory:hall",))
+    alice = network.transport("alice")
+    for address in ("bob", "memory:bob", "hall", "memory:hall"):
+        link = await alice.dial(address, expect="bob")
+        assert (link.remote, link.remote_caps) == ("bob", {"speaks": "v1"})
+    await asyncio.sleep(0)
+    assert len(doors) == 4
+    with pytest.raises(ListenFailed, match="in use"):
+        await alice.listen("bob", doors.append)
+    with pytest.raises(UntrustedPeer, match="carol was expected"):
+        await alice.dial("bob", expect="carol")
+    with pytest.raises(LinkRefused, match="itself"):
+        await bob.dial("hall")
+    with pytest.raises(PeerUnreachable, match="nobody listens at memory:dave"):
+        await alice.dial("dave")
+    for wrong in ("ws://host:1/", "https://x"):
+        with pytest.raises(ConfigError, match="memory:<peer id>"):
+            await alice.dial(wrong)
+    await door.close()
+    await door.close()
+    with pytest.raises(PeerUnreachable):
+        await alice.dial("bob")
+    assert repr(network) == "<MemoryNetwork 1 listening, 4 links>"
+    assert repr(link) == "<MemoryLink alice -> bob open>"
+    assert repr(hall) == "<MemoryListener memory:hall>"
+    assert repr(alice) == "<MemoryTransport of alice>"
+
+
+async def test_channel_ids_differ_and_repeat_with_the_network() -> None:
+    async def ids() -> list[bytes]:
+        network = MemoryNetwork()
+        return [(await linked(network, a, b))[0].channel_id for a, b in (("a", "b"), ("b", "a"), ("a", "b"))]
+
+    once, again = await ids(), await ids()
+    assert once == again
+    assert len(set(once)) == 3
+
+
+async def test_a_silent_end_does_not_hold_up_close() -> None:
+    network = MemoryNetwork()
+    near, far = await linked(network)
+    inbox = Inbox()
+    near.start(inbox)
+    far.start(Inbox())
+    network.partition("alice", "bob")
+    async with asyncio.timeout(GOODBYE_SECONDS * 5):
+        await near.close()
+    assert isinstance(await inbox.closed(), LinkClosed)
+
+
+async def test_cancelling_close_ends_the_link() -> None:
+    near, _ = await linked(MemoryNetwork())
+    inbox = Inbox()
+    near.start(inbox)
+    closing = asyncio.create_task(near.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert isinstance(await inbox.closed(), LinkClosed)

@@ -137,8 +137,10 @@ def test_notes_warn_of_slow_mixing_and_one_way_links() -> None:
     assert ring.notes() == ring.notes(rounds=200) == []
     (note,) = ring.notes(rounds=50)
     assert "only after 133 rounds" in note and "50 are planned" in note
-    (note,) = loads('family = "exponential"\nn = 8').notes(100)
-    assert "one-way links" in note
+    assert loads('family = "exponential"\nn = 8').notes(100) == []  # everybody sends and hears as much
+    (note,) = loads('family = "epidemic-local"\nn = 8').notes(100)
+    assert "only push-sum corrects" in note
+    assert loads('family = "base"\nn = 7').notes(100) == []
 
 
 @pytest.mark.parametrize(

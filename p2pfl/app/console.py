@@ -1,0 +1,69 @@
+"""What a person sees of a run: a progress bar and one line per event on a terminal, plain lines elsewhere, or JSON."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Self
+
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+__all__ = ["Display", "table"]
+
+
+class Display:
+    """Where a command writes. With `as_json`, every line is an object on stdout, and nothing else is."""
+
+    def __init__(self, *, as_json: bool, total: int) -> None:
+        self._json = as_json
+        self._console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        self._live = self._console.is_terminal and not as_json
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            console=self._console, disable=not self._live,
+        )  # fmt: skip
+        self._task: TaskID | None = None
+        self._total = total
+
+    def line(self, text: str) -> None:
+        """One line for a person."""
+        if not self._json:
+            self._console.print(text, markup=False)
+
+    def row(self, kind: str, **values: object) -> None:
+        """One object for a machine."""
+        if self._json:
+            sys.stdout.write(orjson.dumps({"kind": kind, **values}).decode() + "\n")
+            sys.stdout.flush()
+
+    def step(self, done: int, text: str) -> None:
+        """A round is over."""
+        if self._live:
+            if self._task is None:
+                self._task = self._progress.add_task("rounds", total=self._total)
+            self._progress.update(self._task, completed=done, description=text)
+
+    def table(self, table: Table) -> None:
+        """A table for a person."""
+        if not self._json:
+            self._console.print(table)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
+    """A table with numbers to the right."""
+    made = Table(title=title, title_justify="left")
+    for column in columns:
+        made.add_column(column, justify="right")
+    for row in rows:
+        made.add_row(*row)
+    return made

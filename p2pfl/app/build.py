@@ -17,10 +17,10 @@ from p2pfl.learn.data import Dataset, Shard, load_dataset
 from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.partition import partition
 from p2pfl.topology.families import build
-from p2pfl.topology.file import load
+from p2pfl.topology.file import loads
 from p2pfl.topology.schedule import Schedule
 
-__all__ = ["COMPUTES", "Setup", "build_topology", "prepare"]
+__all__ = ["COMPUTES", "Setup", "build_topology", "prepare", "topology_notes"]
 
 COMPUTES: dict[str, Callable[[], Compute]] = {"inline": Inline, "threads": Threads}
 
@@ -53,14 +53,22 @@ class Setup:
 
 def build_topology(spec: TopologySpec, course: Course) -> Schedule:
     """The graph of a course. Raises ConfigError where the course cannot run on it."""
+    topology: Schedule
     if spec.file:
-        topology = load(spec.file).schedule
+        topology = loads(spec.text).schedule
     else:
         topology = build(spec.family or course.family, spec.n, **spec.parameters)
     problem = course.needs(topology.union)
     if problem:
         raise ConfigError(f"topology: {course.name} cannot run on {topology!r}: {problem}")
     return topology
+
+
+def topology_notes(config: Config[Any]) -> list[str]:
+    """What a person should know of the topology before a long run, a line each."""
+    if not config.topology.file:
+        return []
+    return list(loads(config.topology.text).notes(config.course.rounds))
 
 
 def prepare(config: Config[Any], seat: int | None = None) -> Setup:

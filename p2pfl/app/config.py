@@ -23,8 +23,9 @@ from p2pfl.errors import ConfigError
 from p2pfl.learn.specs import DataSpec, ModelSpec, Option, PartitionSpec, TrainSpec
 from p2pfl.sim.devices import DeviceSpec
 from p2pfl.sim.network import NetworkSpec
+from p2pfl.topology.file import dumps, load
 
-__all__ = ["COURSES", "Config", "TopologySpec", "course_hash", "from_mapping", "load_config", "to_mapping"]
+__all__ = ["COURSES", "Config", "TopologySpec", "course_hash", "from_mapping", "load_config", "to_mapping", "with_topology"]
 
 SettingsT = TypeVar("SettingsT")
 
@@ -37,6 +38,8 @@ class TopologySpec:
 
     file: str = ""
     """A topology file, or the name of one that is shipped; empty: a family."""
+    text: str = ""
+    """The content of the file, filled in when it is read: so it travels with the course."""
     family: str = ""
     """Empty: the course's own, such as star for fedavg."""
     n: int = 9
@@ -73,9 +76,19 @@ def load_config(path: Path) -> Config[Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     try:
-        return from_mapping(given)
+        return with_topology(from_mapping(given), path.parent)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def with_topology(config: Config[Any], folder: Path = Path()) -> Config[Any]:
+    """The configuration with the text of its topology file, which is looked for in `folder` and on the shelf."""
+    spec = config.topology
+    if not spec.file or spec.text:
+        return config
+    beside = folder / spec.file
+    found = load(beside if beside.is_file() else spec.file)
+    return dataclasses.replace(config, topology=dataclasses.replace(spec, text=dumps(found)))
 
 
 def from_mapping(given: Mapping[str, Any]) -> Config[Any]:

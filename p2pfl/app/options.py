@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from p2pfl.app.config import load_config
+from p2pfl.app.config import load_config, with_topology
 from p2pfl.errors import ConfigError
 
 __all__ = ["parse_options"]
@@ -25,4 +26,5 @@ def parse_options(options: Any, arguments: list[str], program: str) -> Any:
     config = load_config(Path(arguments[0]))
     kind = options[type(config.course)]
     default = options(config=config)
-    return tyro.cli(kind, prog=f"{program} {arguments[0]}", args=arguments[1:], default=default)
+    parsed = tyro.cli(kind, prog=f"{program} {arguments[0]}", args=arguments[1:], default=default)
+    return replace(parsed, config=with_topology(parsed.config))

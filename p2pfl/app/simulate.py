@@ -11,7 +11,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from p2pfl.app.build import COMPUTES, Setup, prepare
+from p2pfl.app.build import COMPUTES, Setup, prepare, topology_notes
 from p2pfl.app.config import Config, course_hash
 from p2pfl.app.console import Display, table
 from p2pfl.app.options import parse_options
@@ -64,6 +64,8 @@ def simulate_command(arguments: list[str]) -> int:
     display = Display(as_json=options.json, total=options.config.course.rounds)
     with RunFolder(options.runs, options.config, options.run) as folder, display:
         display.line(f"{setup.topology!r}, {setup.dataset!r}, {setup.model!r}")
+        for note in topology_notes(options.config):
+            display.line(f"note: {note}")
         outcome = simulate(setup, options.compute, lambda done: _show_round(display, folder, done), _told(display, folder))
         seconds = time.perf_counter() - started
         figures = {

@@ -95,6 +95,7 @@ class MemoryTransport:
     def __init__(self, network: MemoryNetwork, peer_id: str, caps: dict[str, object] | None = None) -> None:
         self.network = network
         self.peer_id = peer_id
+        self.refused: Callable[[str, LinkError], None] | None = None  # nobody is turned away here
         self.caps = caps or {}
 
     async def dial(self, address: str, expect: str | None = None) -> MemoryLink:

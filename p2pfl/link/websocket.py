@@ -71,6 +71,8 @@ class WebSocketTransport:
         limits: LinkLimits | None = None,
         caps: dict[str, object] | None = None,
     ) -> None:
+        self.peer_id = identity.peer_id
+        self.refused: Callable[[str, LinkError], None] | None = None
         self.limits = limits or LinkLimits()
         self.versions = VERSIONS
         self._security = SecuritySettings(
@@ -129,10 +131,10 @@ class WebSocketTransport:
             except Turned as turned:
                 return _refusal(turned.status)
             except VersionMismatch as error:
-                log.info("refused %s: %s", request.remote, error)
+                self._tell_refused(request, error)
                 return _refusal(HTTPStatus.UPGRADE_REQUIRED, offered_subprotocols(self.versions))
             except HandshakeFailed as error:
-                log.info("refused %s: %s", request.remote, error)
+                self._tell_refused(request, error)
                 return _refusal(HTTPStatus.BAD_REQUEST)
 
         return answer
@@ -152,7 +154,7 @@ class WebSocketTransport:
                     wire, Handshake(self._security, initiator=False, offered=offered, chosen=chosen)
                 )
             except LinkError as error:
-                log.info("no link with %s: %s", request.remote, error)
+                self._tell_refused(request, error)
                 return ws
         try:
             accept(link)
@@ -160,6 +162,11 @@ class WebSocketTransport:
         finally:
             link.abort(LinkTruncated("the server that carried the link has stopped"))
         return ws
+
+    def _tell_refused(self, request: web.BaseRequest, error: LinkError) -> None:
+        log.info("refused %s: %s", request.remote, error)
+        if self.refused is not None:
+            self.refused(request.remote or "somebody", error)
 
     @property
     def _doors(self) -> Doorkeeper:

@@ -71,11 +71,11 @@ def decode(kind: type[MessageT], incoming: Incoming) -> MessageT:
     def tensors(wanted: type, described: object) -> Tensors:
         if wanted is not Tensors:
             raise TypeError(f"{wanted} is not a wire type")
-        located = parse(described)
         try:
+            located = parse(described)
             return Tensors(located.tensors, incoming.buffers[located.at : located.at + len(located.tensors)])
-        except MessageError as error:
-            raise RemoteProtocolError(f"{kind.tag}: {error}") from error
+        except (MessageError, RemoteProtocolError) as error:
+            raise ValueError(error) from error  # for msgspec, which adds where in the message it was
 
     try:
         _refuse_unknown(kind, incoming.fields)

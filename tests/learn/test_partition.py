@@ -13,6 +13,8 @@ from p2pfl.learn.skew import PartitionReport
 from p2pfl.learn.specs import DataSpec, PartitionSpec
 
 LABELS = np.repeat(np.arange(10), 100)
+KNOWN_IID = [[0, 2, 3], [4, 5, 7], [1, 6]]
+KNOWN_DIRICHLET = [258, 198, 301, 243]
 
 
 @given(
@@ -128,7 +130,7 @@ def test_rows_of_the_test_part_are_never_dealt() -> None:
 
 def test_mistakes() -> None:
     digits = load_dataset(DataSpec())
-    with pytest.raises(ConfigError, match="digits has no natural ids; set data.group"):
+    with pytest.raises(ConfigError, match=r"digits has no natural ids; set data.group"):
         partition(digits, PartitionSpec(scheme="natural"), 4, 0)
     with pytest.raises(ConfigError, match="has 3 ids for 4 clients"):
         partition(grouped(), PartitionSpec(scheme="natural"), 4, 0)
@@ -151,7 +153,3 @@ def test_a_registered_client_costs_its_indices_only() -> None:
     digits = load_dataset(DataSpec())
     shards = partition(digits, PartitionSpec(), 1000, 0)
     assert all(shard.dataset is digits for shard in shards)
-
-
-KNOWN_IID: list[list[int]] = []
-KNOWN_DIRICHLET: list[int] = []

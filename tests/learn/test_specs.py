@@ -69,7 +69,7 @@ def test_mistakes_name_the_field(kind: type, field: str, value: object, words: s
 
 
 def test_momentum_beside_another_optimizer_is_a_mistake() -> None:
-    with pytest.raises(ConfigError, match="train.momentum is for sgd"):
+    with pytest.raises(ConfigError, match=r"train.momentum is for sgd"):
         TrainSpec(optimizer="Adam", momentum=0.9)
 
 

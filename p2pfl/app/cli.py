@@ -1,0 +1,99 @@
+"""The command `p2pfl`. Each subcommand loads only what it needs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from p2pfl.errors import P2pflError, UserError
+
+__all__ = ["main"]
+
+USAGE = """\
+usage: p2pfl COMMAND ...
+
+  simulate COURSE.toml [OPTIONS]   run a course in one process, on virtual time
+  node [OPTIONS]                   run a node on this host (as python -m p2pfl.node)
+  check COURSE.toml | MODULE       verify the message flow of a course, and draw it
+  topology show FILE [--to PICTURE]  table, spectral gap and drawing of a topology
+  topology list                    the topologies and families that are shipped
+  data show COURSE.toml [--to PICTURE]  how the data are dealt to the clients
+  key FILE                         make a network key
+  id FILE                          the peer id of an identity file, which is made if it is not there
+
+p2pfl COMMAND --help tells more."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; the exit code: 0 done, 1 failed, 2 a mistake of the user, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name, rest = (given[0], given[1:]) if given else ("--help", [])
+    if name in ("-h", "--help"):
+        sys.stdout.write(USAGE + "\n")
+        return 0
+    command = COMMANDS.get(name)
+    try:
+        if command is None:
+            raise UserError(f"there is no command {name!r}; p2pfl --help lists them")
+        return command(rest)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except P2pflError as error:
+        sys.stderr.write(f"failed: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _simulate(arguments: list[str]) -> int:
+    from p2pfl.app.simulate import simulate_command  # noqa: PLC0415 - loads torch
+
+    return simulate_command(arguments)
+
+
+def _node(arguments: list[str]) -> int:
+    from p2pfl.app.host import run_host  # noqa: PLC0415 - loads torch
+
+    return run_host(arguments)
+
+
+def _check(arguments: list[str]) -> int:
+    from p2pfl.app.show import check_command  # noqa: PLC0415 - loads torch
+
+    return check_command(arguments)
+
+
+def _topology(arguments: list[str]) -> int:
+    from p2pfl.app.show import topology_command  # noqa: PLC0415 - loads networkx
+
+    return topology_command(arguments)
+
+
+def _data(arguments: list[str]) -> int:
+    from p2pfl.app.show import data_command  # noqa: PLC0415 - loads torch
+
+    return data_command(arguments)
+
+
+def _key(arguments: list[str]) -> int:
+    from p2pfl.app.keys import key_command  # noqa: PLC0415 - loads nacl
+
+    return key_command(arguments)
+
+
+def _identity(arguments: list[str]) -> int:
+    from p2pfl.app.keys import id_command  # noqa: PLC0415 - loads nacl
+
+    return id_command(arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "simulate": _simulate,
+    "node": _node,
+    "check": _check,
+    "topology": _topology,
+    "data": _data,
+    "key": _key,
+    "id": _identity,
+}

@@ -1,0 +1,302 @@
+"""Links over any socket of messages: truncation and replay at every record, ends of all kinds, faults of receivers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+import pytest
+
+from p2pfl.crypto.identity import Identity
+from p2pfl.errors import (
+    HandshakeFailed,
+    LinkClosed,
+    LinkError,
+    LinkRefused,
+    LinkSilent,
+    LinkTruncated,
+    RemoteProtocolError,
+)
+from p2pfl.link import sealed
+from p2pfl.link.base import LinkLimits
+from p2pfl.link.sealed import CloseCode, SealedLink, error_of_close
+from p2pfl.link.secure import Handshake, SecureChannel, SecuritySettings, offered_subprotocols
+from p2pfl.link.trust import Open
+from p2pfl.wire.frame import MAX_RECORD, OversizeError
+from p2pfl.wire.packet import Packet
+from tests.link.kit import Inbox, pattern
+
+
+def channels() -> tuple[SecureChannel, SecureChannel]:
+    offered = offered_subprotocols()
+    a, b = (
+        Handshake(
+            SecuritySettings(identity=Identity.from_seed(bytes([seed]) * 32), trust=Open()),
+            initiator=seed == 1,
+            offered=offered,
+            chosen=offered[0],
+        )
+        for seed in (1, 2)
+    )
+    b.receive(a.receive(b.receive(a.begin())))
+    return a.channel, b.channel
+
+
+class PipeEnd:
+    """One end of two queues of messages, one record each."""
+
+    def __init__(self) -> None:
+        self.other: PipeEnd
+        self.inbox: deque[bytes] = deque()
+        self.arrived = asyncio.Event()
+        self.ended: int | None = None  # the code with which the other end closed
+        self.codes: list[CloseCode] = []  # with which this end was closed
+        self.records_let_through = 1_000_000
+
+    async def send(self, message: bytearray) -> None:
+        if self.ended is not None:
+            raise LinkTruncated("gone")
+        while message:
+            size = 2 + int.from_bytes(message[:2], "big")
+            self.other.put(bytes(message[:size]))
+            message = message[size:]
+        await asyncio.sleep(0)
+
+    def put(self, record: bytes) -> None:
+        if self.records_let_through:
+            self.inbox.append(record)
+            self.records_let_through -= 1
+        else:
+            self.end(1006)
+        self.arrived.set()
+
+    def end(self, code: int) -> None:
+        self.ended = self.ended or code
+        self.arrived.set()
+
+    async def receive(self) -> bytes:
+        while not self.inbox:
+            if self.ended is not None:
+                raise error_of_close(self.ended)
+            self.arrived.clear()
+            await self.arrived.wait()
+        return self.inbox.popleft()
+
+    async def close(self, code: CloseCode) -> None:
+        self.codes.append(code)
+        self.other.end(code)
+        self.end(1006)
+
+
+def pipe() -> tuple[PipeEnd, PipeEnd]:
+    a, b = PipeEnd(), PipeEnd()
+    a.other, b.other = b, a
+    return a, b
+
+
+def pair(limits: LinkLimits = LinkLimits()) -> tuple[SealedLink, SealedLink, PipeEnd, PipeEnd]:
+    a, b = pipe()
+    near, far = channels()
+    return SealedLink(a, near, limits), SealedLink(b, far, limits), a, b
+
+
+SESSION = [
+    Packet(b"hello"),
+    Packet(b"bulk", (pattern(2 * MAX_RECORD),)),
+    Packet(bytes(100)),
+    Packet(b"", (pattern(9),)),
+]
+RECORDS = 1 + 3 + 1 + 1 + 1  # with the FIN
+
+
+@pytest.mark.parametrize("kept", range(RECORDS + 1))
+async def test_truncation_at_every_record_boundary(kept: int) -> None:
+    near, far, _, end = pair()
+    end.records_let_through = kept
+    inbox = Inbox()
+    far.start(inbox)
+    near.start(Inbox())
+    for packet in SESSION:
+        near.send(packet)
+    await near.close()
+    end.end(1006)
+    error = await inbox.closed()
+    assert type(error) is (LinkClosed if kept == RECORDS else LinkTruncated)
+    heads = [packet.head for packet in inbox.packets]
+    assert heads == [b"hello", bytes(100), b"", b"bulk"][: len(heads)]
+    assert (len(heads) == len(SESSION)) == (kept >= RECORDS - 1)
+
+
+async def test_a_repeated_record_ends_the_link() -> None:
+    near, far, _, end = pair()
+    inbox, other = Inbox(), Inbox()
+    far.start(inbox)
+    near.start(other)
+    near.send(Packet(b"pay once"))
+    while not end.inbox:
+        await asyncio.sleep(0)
+    end.inbox.append(end.inbox[0])
+    assert isinstance(await inbox.closed(), RemoteProtocolError)
+    assert [packet.head for packet in inbox.packets] == [b"pay once"]
+    assert end.codes == [CloseCode.PROTOCOL]
+    assert isinstance(await other.closed(), LinkTruncated)
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "told"),
+    [
+        (LinkRefused("a duplicate"), 4001, LinkRefused),
+        (RemoteProtocolError("nonsense"), 4002, LinkTruncated),
+        (OversizeError("vast"), 4003, LinkTruncated),
+        (HandshakeFailed("who?"), 4000, HandshakeFailed),
+        (LinkSilent("nothing heard"), 1001, LinkTruncated),
+        (LinkClosed("tired of waiting"), 1000, LinkTruncated),
+    ],
+)
+async def test_close_codes(reason: LinkError, code: int, told: type[LinkError]) -> None:
+    near, far, end, _ = pair()
+    inbox, other = Inbox(), Inbox()
+    near.start(inbox)
+    far.start(other)
+    near.abort(reason)
+    assert await inbox.closed() is reason
+    assert type(await other.closed()) is told
+    assert end.codes == [code]
+
+
+@pytest.mark.parametrize(
+    ("records", "code"),
+    [
+        ([[b"\x55"]], 4002),
+        ([[b"\x02\0\0\0\0 no FIRST"]], 4002),
+        ([[b"\x01" + bytes(12) + (2**20).to_bytes(4, "big") + bytes(2)]], 4003),
+        ([[b"\x01" + bytes(12) + bytes(4) + b"\0\1" + (2**40).to_bytes(8, "big")]], 4003),
+        ([[b"\x7f"], [b"\x7f"]], 4002),
+    ],
+)
+async def test_what_a_proven_peer_may_not_send(records: list[list[bytes]], code: int) -> None:
+    a, b = pipe()
+    hostile, channel = channels()
+    link, inbox = SealedLink(b, channel, LinkLimits()), Inbox()
+    link.start(inbox)
+    b.inbox.append(bytes(hostile.seal_message(records)))
+    b.arrived.set()
+    assert isinstance(await inbox.closed(), RemoteProtocolError)
+    assert (b.codes, inbox.packets, inbox.announced) == ([code], [], [])
+    assert a.ended == code
+
+
+async def test_a_mistake_of_the_receiver_ends_the_link_and_is_reported() -> None:
+    class Broken(Inbox):
+        def packet_received(self, packet: Packet) -> None:
+            raise KeyError("a mistake")
+
+    near, far, _, _ = pair()
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context["exception"]))
+    inbox, broken = Inbox(), Broken()
+    near.start(inbox)
+    far.start(broken)
+    near.send(Packet(b""))
+    assert "KeyError" in str(await broken.closed())
+    assert isinstance(await inbox.closed(), LinkTruncated)
+    assert [type(error) for error in reported] == [KeyError]
+
+
+async def test_a_receiver_may_end_the_link_with_a_packet_in_its_hands() -> None:
+    class Fickle(Inbox):
+        def packet_received(self, packet: Packet) -> None:
+            super().packet_received(packet)
+            far.abort(LinkRefused("enough"))
+
+    near, far, _, _ = pair()
+    fickle = Fickle()
+    near.send(Packet(b"1"))
+    near.send(Packet(b"2"))
+    near.start(Inbox())
+    far.start(fickle)
+    assert isinstance(await fickle.closed(), LinkRefused)
+    assert [packet.head for packet in fickle.packets] == [b"1"]
+
+
+async def test_close_before_start_says_goodbye() -> None:
+    near, far, _, _ = pair()
+    inbox = Inbox()
+    far.start(inbox)
+    far.send(Packet(b"nobody is there"))
+    await near.close()
+    assert isinstance(await inbox.closed(), LinkClosed)
+
+
+async def test_an_end_that_does_not_answer_does_not_hold_up_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealed, "GOODBYE_SECONDS", 0.01)
+    near, _, _, _ = pair()
+    inbox = Inbox()
+    near.start(inbox)
+    await near.close()
+    assert isinstance(await inbox.closed(), LinkClosed)
+
+
+async def test_withdrawn_halfway_the_other_end_forgets_its_part() -> None:
+    near, far, _, end = pair()
+    inbox = Inbox()
+    far.start(inbox)
+    near.start(Inbox())
+    unwanted = Packet(b"unwanted", (pattern(50 * MAX_RECORD),))
+    near.send(unwanted)
+    while not inbox.announced:
+        await asyncio.sleep(0)
+    assert near.withdraw(unwanted)
+    near.send(Packet(b"wanted", (pattern(3),)))
+    assert [packet.head for packet in await inbox.received(1)] == [b"wanted"]
+    await near.close()
+    assert isinstance(await inbox.closed(), LinkClosed)  # a FIN with the packet still open would have been an error
+
+
+async def test_a_transfer_that_stands_still_ends_the_link() -> None:
+    near, far, end, _ = pair(LinkLimits(progress_seconds=0.02))
+    inbox = Inbox()
+    near.start(inbox)
+    other = Inbox()
+    far.start(other)
+    hold = asyncio.Event()
+    end.other.put, put = lambda record: None if hold.is_set() else put(record), end.other.put
+    near.send(Packet(b"idle links are left alone"))
+    await other.received(1)
+    near.send(Packet(b"stalls", (pattern(100 * MAX_RECORD),)))
+    while not other.announced:
+        await asyncio.sleep(0)
+    hold.set()
+    error = await other.closed()
+    assert isinstance(error, RemoteProtocolError)
+    assert "a transfer got on by less than" in str(error)
+
+
+async def test_idle_links_and_fast_transfers_are_left_alone() -> None:
+    near, far, _, _ = pair(LinkLimits(progress_seconds=0.002))
+    inbox = Inbox()
+    far.start(inbox)
+    near.start(Inbox())
+    for count in range(1, 6):
+        near.send(Packet(b"", (pattern(100 * MAX_RECORD),)))
+        await inbox.received(count)
+    assert not inbox.errors
+    await near.close()
+
+
+async def test_no_task_outlives_a_link() -> None:
+    near, far, _, _ = pair()
+    near.start(Inbox())
+    far.start(Inbox())
+    await near.close()
+    await far.wait_ended()
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_repr() -> None:
+    near, _, _, _ = pair()
+    assert repr(near) == f"<SealedLink {near.local[:10]} -> {near.remote[:10]} open>"
+    near.abort(LinkTruncated(""))
+    assert repr(near).endswith(" LinkTruncated>")
+    await near.wait_ended()

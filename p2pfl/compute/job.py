@@ -24,7 +24,10 @@ class Job(Protocol[ResultT_co]):
 
     @property
     def examples(self) -> int:
-        """Forward-and-backward passes over single examples that it costs; an evaluation counts a third of one."""
+        """Forward-and-backward passes over single examples that it costs; an evaluation counts a third of one.
+
+        At most: short last batches are taken for full ones where `train.steps` counts batches.
+        """
 
     def __call__(self) -> ResultT_co: ...
 
@@ -42,8 +45,10 @@ class FitJob:
 
     @property
     def examples(self) -> int:
-        passes = self.spec.epochs * len(self.shard)
-        return min(self.spec.steps * self.spec.batch_size, self.spec.steps * len(self.shard)) or passes
+        size = len(self.shard)
+        if self.spec.steps:
+            return self.spec.steps * min(self.spec.batch_size, size)
+        return self.spec.epochs * size
 
     def __call__(self) -> FitResult:
         return fit(self.params, self.model, self.shard, self.spec, self.seed, self.round)
@@ -69,9 +74,10 @@ class Compute(Protocol):
     """Runs jobs. `tests/compute/kit.py` holds what every implementation must do."""
 
     async def run(self, job: Job[ResultT]) -> ResultT:
-        """The job's result; what it raises is raised here."""
+        """The job's result; what it raises is raised here.
+
+        Who is cancelled here gets no result; a job that has begun may run on to its end. RuntimeError after `close`.
+        """
 
     async def close(self) -> None:
-        """Take no more jobs, and let go of workers."""
-
-
+        """Take no more jobs, and let go of workers. Jobs that were taken are still done. May be called again."""

@@ -6,58 +6,89 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from concurrent.futures import Executor, Future
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 from p2pfl.compute.job import Job
 
 __all__ = ["Threads"]
 
 ResultT = TypeVar("ResultT")
+P = ParamSpec("P")
 
 
 class Threads:
-    """A fixed number of worker threads.
+    """A fixed number of worker threads, which take the jobs in the order in which they come.
 
-    They are daemons, unlike those of concurrent.futures: a process that was told to stop does not wait for an epoch.
+    Jobs of one `Model` take turns on its module, so more workers pay off only where there are several models.
     """
 
     def __init__(self, workers: int = 1) -> None:
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._serve, name=f"p2pfl compute {n}", daemon=True) for n in range(workers)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._workers = _Daemons(workers)
 
     async def run(self, job: Job[ResultT]) -> ResultT:
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[ResultT] = loop.create_future()
-
-        def compute() -> None:
-            if done.cancelled():
-                return
-            try:
-                result, error = job(), None
-            except Exception as raised:  # noqa: BLE001 - carried over to whoever awaits the job
-                result, error = None, raised
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_settle, done, result, error)
-
-        self._work.put(compute)
-        return await done
+        # By way of run_in_executor because it is what a loop with a virtual clock knows to wait for.
+        return await asyncio.get_running_loop().run_in_executor(self._workers, _carried, job)
 
     async def close(self) -> None:
-        for _ in self._threads:
-            self._work.put(None)
-
-    def _serve(self) -> None:
-        while (work := self._work.get()) is not None:
-            work()
+        self._workers.shutdown(wait=False)
 
     def __repr__(self) -> str:
-        return f"<Threads {len(self._threads)}>"
+        return f"<Threads {len(self._workers.threads)}>"
 
 
-def _settle(done: asyncio.Future[ResultT], result: ResultT, error: Exception | None) -> None:
-    if not done.done():
-        done.set_exception(error) if error is not None else done.set_result(result)
+class _Daemons(Executor):
+    """Daemon threads, unlike those of ThreadPoolExecutor: a process that was told to stop does not wait for an epoch."""
+
+    def __init__(self, workers: int) -> None:
+        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._closed = False
+        self.threads = [
+            threading.Thread(target=self._serve, name=f"p2pfl compute {number}", daemon=True) for number in range(workers)
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def submit(self, fn: Callable[P, ResultT], /, *args: P.args, **kwargs: P.kwargs) -> Future[ResultT]:
+        if self._closed:
+            raise RuntimeError("this compute has been closed")
+        future: Future[ResultT] = Future()
+        self._work.put((future, partial(fn, *args, **kwargs)))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """What was submitted is still done."""
+        if not self._closed:
+            self._closed = True
+            for _ in self.threads:
+                self._work.put(None)
+        if wait:
+            for thread in self.threads:
+                thread.join()
+
+    def _serve(self) -> None:
+        while self._serve_one():
+            pass
+
+    def _serve_one(self) -> bool:
+        """A function of its own, so that an idle worker does not hold on to the tensors of its last job."""
+        work = self._work.get()
+        if work is None:
+            return False
+        future, call = work
+        if future.set_running_or_notify_cancel():
+            try:
+                result = call()
+            except BaseException as error:  # noqa: BLE001 - carried over to whoever awaits the job
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+        return True
+
+
+def _carried(job: Job[ResultT]) -> ResultT:
+    try:
+        return job()
+    except StopIteration as error:  # no future can carry it; on the loop itself a coroutine turns it into this, too
+        raise RuntimeError("the job raised StopIteration") from error

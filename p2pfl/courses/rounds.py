@@ -1,4 +1,4 @@
-"""One round of a coordinator, in two pieces: who is asked, and what comes back."""
+"""What a coordinator does with its clients: who is asked, and what comes back."""
 
 from __future__ import annotations
 
@@ -8,23 +8,33 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
+from typing import TypeVar
 
 from torch import Tensor
 
 from p2pfl.aggregators.mean import WeightedMean
-from p2pfl.courses.learner import Learner
-from p2pfl.courses.messages import Evaluate, Score, Train, Update
-from p2pfl.errors import P2pflError, RemoteProtocolError
+from p2pfl.courses.learner import Learner, seed_of
+from p2pfl.courses.messages import Evaluate, Score, Train
+from p2pfl.errors import RemoteProtocolError
 from p2pfl.node.events import UpdateMissing
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
+from p2pfl.node.replies import Replies
+from p2pfl.wire.message import Message
 
-__all__ = ["Collected", "RoundRules", "collect", "score"]
+__all__ = ["Clients", "Collected", "RoundRules"]
+
+ReplyT = TypeVar("ReplyT", bound=Message)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoundRules:
-    """How many are asked, and how many answers are waited for."""
+    """How many are asked, and how many answers are waited for.
+
+    >>> rules = RoundRules(fraction=0.1, over_selection=0.3, quorum=0.8)
+    >>> rules.asked(100), rules.enough(100)
+    (13, 8)
+    """
 
     fraction: float = 1.0  # share of the clients that makes up a cohort
     over_selection: float = 0.0  # so many more are asked, as a share of the cohort
@@ -32,17 +42,20 @@ class RoundRules:
     deadline_seconds: float = 0.0  # 0: none
     by_examples: bool = True  # weigh updates by the number of examples, else equally
 
-    def cohort(self, peers: Sequence[Peer], clients: int, rng: Random) -> list[Peer]:
-        """Who of the linked peers is asked."""
-        wanted = math.ceil(self._size(clients) * (1 + self.over_selection))
-        return sorted(rng.sample(list(peers), min(wanted, len(peers))), key=lambda peer: (peer.seat or 0, peer.id))
+    def asked(self, clients: int) -> int:
+        """How many of so many clients are asked."""
+        return min(clients, _ceil(self._size(clients) * (1 + self.over_selection)))
 
     def enough(self, clients: int) -> int:
         """How many updates end a round."""
-        return max(1, math.ceil(self.quorum * self._size(clients)))
+        return max(1, _ceil(self._size(clients) * self.quorum))
 
     def _size(self, clients: int) -> int:
         return max(1, round(self.fraction * clients))
+
+
+def _ceil(number: float) -> int:
+    return math.ceil(number - 1e-9)  # 10 * (1 + 0.1) is a little more than 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,47 +68,66 @@ class Collected:
     loss: float | None
 
 
-async def collect(node: Node, learner: Learner, cohort: Sequence[Peer], ask: Train, rules: RoundRules, enough: int) -> Collected:
-    """Ask the cohort to train, and average what comes until there is enough of it, or no time left."""
-    mean = WeightedMean(peer.id for peer in cohort)
-    num_examples, losses = 0, WeightedScalar()
-    async with node.ask_all(cohort, ask) as replies:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(rules.deadline_seconds or None):
-                async for peer, update in replies:
-                    try:
-                        vector = learner.vector(update.params)
-                        mean.add(peer.id, vector, update.num_examples if rules.by_examples else 1)
-                    except (RemoteProtocolError, ValueError) as error:
-                        node.emit(UpdateMissing(ask.round + 1, peer.name, str(error)))
-                        continue
-                    num_examples += update.num_examples
-                    losses.add(update.loss, update.num_examples)
-                    if mean.count == enough:
-                        break
-        if mean.count < enough:
-            _explain(node, ask, replies.failed, replies.waiting)
-    return Collected(mean.value(), mean.count, num_examples, losses.value)
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """The clients of one coordinator, by their seats."""
+
+    seats: tuple[int, ...]
+    rules: RoundRules
+    learner: Learner  # the coordinator's own
+
+    async def cohort(self, node: Node, *draw: object) -> list[Peer]:
+        """Whom this round asks, by seat: drawn from those who are linked. Waits while nobody is. `draw` seeds it."""
+        linked = await node.meet(self.seats, at_least=1)
+        rng = Random(seed_of(self.learner.seed, "cohort", *draw))
+        chosen = rng.sample(linked, min(self.rules.asked(len(self.seats)), len(linked)))
+        return [peer for peer in linked if peer in chosen]
+
+    async def train(self, node: Node, cohort: Sequence[Peer], ask: Train) -> Collected:
+        """Let the cohort train; the mean of the updates, once there are enough of them or no time is left."""
+        enough = min(self.rules.enough(len(self.seats)), len(cohort))
+        mean = WeightedMean(cohort)
+        num_examples, losses = 0, WeightedScalar()
+        async with node.ask_all(cohort, ask) as replies:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.rules.deadline_seconds or None):
+                    async for peer, update in replies:
+                        try:
+                            vector = self.learner.vector(update.params)
+                            mean.add(peer, vector, update.num_examples if self.rules.by_examples else 1)
+                        except (RemoteProtocolError, ValueError) as error:
+                            node.emit(UpdateMissing(ask.round + 1, peer.name, str(error)))
+                            continue
+                        num_examples += update.num_examples
+                        losses.add(update.loss, update.num_examples)
+                        if mean.count == enough:
+                            break
+            _report_missing(node, ask.round, replies, late=mean.count < enough)
+        return Collected(mean.value(), mean.count, num_examples, losses.value)
+
+    async def evaluate(self, node: Node, ask: Evaluate) -> Score:
+        """Let all linked clients evaluate, each on its own examples; the mean weighted by their numbers."""
+        linked = await node.meet(self.seats, at_least=1)
+        scores: dict[Peer, Score] = {}
+        async with node.ask_all(linked, ask) as replies:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.rules.deadline_seconds or None):
+                    async for peer, score in replies:
+                        scores[peer] = score
+            _report_missing(node, ask.round, replies, late=True)
+        loss, accuracy, total = WeightedScalar(), WeightedScalar(), 0
+        for score in (scores[peer] for peer in linked if peer in scores):  # not as they came: sums depend on the order
+            loss.add(score.loss, score.num_examples)
+            accuracy.add(score.accuracy, score.num_examples)
+            total += score.num_examples
+        return Score(loss.value, accuracy.value, total)
 
 
-def _explain(node: Node, ask: Train, failed: dict[Peer, P2pflError], waiting: set[Peer]) -> None:
-    for peer, error in failed.items():
-        node.emit(UpdateMissing(ask.round + 1, peer.name, str(error)))
-    for peer in sorted(waiting, key=lambda peer: peer.id):
-        node.emit(UpdateMissing(ask.round + 1, peer.name, "no update before the deadline"))
-
-
-async def score(node: Node, peers: Sequence[Peer], ask: Evaluate) -> Score:
-    """Let the peers evaluate, each on its own examples; the mean weighted by their numbers."""
-    loss, accuracy, total = WeightedScalar(), WeightedScalar(), 0
-    async with node.ask_all(peers, ask) as replies:
-        found = {peer: found async for peer, found in replies}
-    for peer in peers:
-        if peer in found:
-            loss.add(found[peer].loss, found[peer].num_examples)
-            accuracy.add(found[peer].accuracy, found[peer].num_examples)
-            total += found[peer].num_examples
-    return Score(loss.value, accuracy.value, total)
+def _report_missing(node: Node, round: int, replies: Replies[ReplyT], *, late: bool) -> None:  # noqa: A002 - the field's word
+    for peer, error in replies.failed.items():
+        node.emit(UpdateMissing(round + 1, peer.name, str(error)))
+    for peer in sorted(replies.waiting, key=lambda peer: (peer.seat is None, peer.seat, peer.id)) if late else ():
+        node.emit(UpdateMissing(round + 1, peer.name, "nothing came before the deadline"))
 
 
 class WeightedScalar:

@@ -111,6 +111,8 @@ def _read_columns(path: Path, spec: DataSpec) -> dict[str, _Column]:
             named = [(reader.line_num, [_cell(cell) for cell in row]) for row in reader if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} cannot be read as a CSV file in UTF-8 ({error}); save it anew") from error
+    if twice := [name for place, name in enumerate(header) if name in header[:place]]:
+        raise ConfigError(f"{path} has two columns {twice[0]!r}; rename one of them")
     wanted = [("data.label", spec.label), *[("data.group", spec.group)] * bool(spec.group)]
     wanted += [("data.drop", name) for name in spec.drop] + [("data.categories", name) for name in spec.categories]
     for setting, name in wanted:

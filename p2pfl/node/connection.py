@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, NamedTuple
 
-from p2pfl.errors import LinkClosed, LinkError, LinkSilent, P2pflError, RemoteError, RemoteProtocolError
+from p2pfl.errors import LinkError, LinkSilent, MessageError, P2pflError, RemoteError, RemoteProtocolError
 from p2pfl.link.base import Link
 from p2pfl.node.dispatch import HandlerError
 from p2pfl.wire.codec import Body, Incoming
@@ -26,7 +26,10 @@ __all__ = ["Connection", "Sink"]
 Sink = Callable[["Message | P2pflError"], None]
 """Takes the answer to an ask, or why there is none. Called once, unless the ask was cancelled."""
 _HANDLERS_AT_ONCE = 8
-_RETIRE_SECONDS = 5.0
+_LINGER_SECONDS = 5.0  # a retired link stays at least so long
+_QUIET_BYTES = 16 * 1024  # in that time keepalive brings less than this, a transfer that gets on brings more
+_DUPLICATE = "duplicate"  # the reason in the goodbye of a retired link
+_ANSWERED = -1  # in place of the number of an ask whose reply has been sent
 
 
 class _Ask(NamedTuple):
@@ -39,14 +42,12 @@ class _Ask(NamedTuple):
     packet: Packet
 
 
-
-
 class Connection:
     """The node's end of one link. Messages of the peer are started in the order in which they came, a few at a time."""
 
     __slots__ = (
-        "_asks", "_due", "_peer_leaves", "_queue", "_retiring", "_room", "_running", "_timer", "link", "loop",
-        "peer", "rtt_seconds", "session",
+        "_asks", "_due", "_linger", "_peer_retires", "_pulse", "_queue", "_room", "_running", "_struck_out", "link",
+        "loop", "peer", "rtt_seconds", "session",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, link: Link, limits: SessionLimits) -> None:
@@ -57,14 +58,16 @@ class Connection:
         self.rtt_seconds: float | None = None
         self._asks: dict[int, _Ask] = {}
         self._queue: deque[tuple[int | None, Incoming]] = deque()  # arrived, not started; the sessions bound it
-        self._running: dict[asyncio.Task[None], int | None] = {}
-        self._room: list[asyncio.Future[None]] = []  # who waits for credit
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0
-        self._retiring = False
-        self._peer_leaves = False
+        self._running: dict[asyncio.Task[None], int | None] = {}  # handlers, with the number of the ask they answer
+        self._room: list[asyncio.Future[None]] = []  # who waits for room to tell or to ask
+        self._pulse: asyncio.TimerHandle | None = None  # of the keepalive
+        self._due = 0.0  # when the pulse is
+        self._linger: asyncio.TimerHandle | None = None  # while retired
+        self._peer_retires = False  # whether the peer, too, has said that it uses another link
+        self._struck_out = False
 
     def start(self) -> None:
+        """Begin to take what comes."""
         self.link.start(self)
         if math.isfinite(self.session.limits.silence_seconds):
             self._due = self.loop.time()
@@ -72,64 +75,70 @@ class Connection:
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
-    async def tell(self, body: Body) -> None:
-        """Send a statement; waits while the peer is behind. Raises the LinkError of a link that ended."""
-        while not self.session.tells_left:
-            await self._more_room()
-        self.tell_now(body)
-        await self.link.drain()
-
-    def tell_now(self, body: Body) -> None:
-        """Send a statement, for which there is room."""
-        self.link.send(self.session.tell(body))
-
-    async def room_to_ask(self) -> None:
-        """Wait while as many asks are open as the peer takes. Raises the LinkError of a link that ended."""
-        while not self.session.asks_left:
-            await self._more_room()
+    def tell(self, body: Body) -> None:
+        """Send a statement, for which there is room. Raises MessageError for one that is over the link's limits."""
+        packet = self.session.tell(body)
+        try:
+            self.link.send(packet)
+        except MessageError:
+            self.session.tells_left += 1  # the peer never gets it, and gives no credit for it
+            raise
 
     def ask(self, body: Body, reply: type[Message], sink: Sink) -> int:
-        """Send an ask, for which there is room; its number."""
+        """Send an ask, for which there is room; its number. Raises MessageError for one over the link's limits."""
         number, packet = self.session.ask(body)
+        try:
+            self.link.send(packet)
+        except MessageError:
+            self.session.withdrawn(number)
+            raise
         self._asks[number] = _Ask(body.tag, reply, sink, self.loop.time(), packet)
-        self.link.send(packet)
         return number
 
     def cancel(self, number: int) -> None:
-        """Want the answer no longer; the sink is not called any more."""
+        """Want the answer no longer; the sink is not called any more. Does nothing for an ask that has ended."""
         ask = self._asks.pop(number, None)
-        if ask is not None:
-            self.link.withdraw(ask.packet)
+        if ask is None:
+            return
+        if self.link.withdraw(ask.packet):
+            self.session.withdrawn(number)
+            self._make_room()
+        else:
             self.link.send(self.session.cancel(number))
 
     def open_asks(self) -> list[tuple[str, float]]:
         """Requests whose replies are waited for, and since when."""
         return [(ask.tag, ask.since) for ask in self._asks.values()]
 
-    async def _more_room(self) -> None:
+    async def room(self) -> None:
+        """Wait until it is worth looking again: there is room, or this is no longer the connection to send upon."""
         future: asyncio.Future[None] = self.loop.create_future()
         self._room.append(future)
         await future
 
+    def _make_room(self) -> None:
+        waiting, self._room = self._room, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
     # -- receiving: the three methods of a Receiver ----------------------------------------------------------------
 
     def admit(self, head: bytes, sizes: tuple[int, ...]) -> tuple[memoryview, ...]:
+        """Memory for what the peer announces; see Receiver."""
         return self.peer.dispatch.admit(head, sizes)
 
     def packet_received(self, packet: Packet) -> None:
-        event = self.session.receive(packet, self.loop.time())
-        match event:
+        """Take one packet; see Receiver."""
+        match self.session.receive(packet, self.loop.time()):
             case Told(content):
                 self._arrived(None, content)
             case Asked(number, content):
                 self._arrived(number, content)
             case Replied(number, content):
-                self._answered(number, content)
-                self._make_room()
+                self._replied(number, content)
             case Failed(number, reason):
-                ask = self._asks.pop(number)
-                ask.sink(RemoteError(self.peer.label, ask.tag, reason))
-                self._make_room()
+                self._answer(number, reason)
             case Cancelled(number):
                 self._cancel_handler(number)
             case Credited():
@@ -139,38 +148,57 @@ class Connection:
             case Ponged(seconds):
                 self.rtt_seconds = seconds
             case Farewell(reason):
-                self._peer_leaves = True
-                self.peer.leaving(self, reason)
-        if self._retiring:
-            self._close_if_idle()
+                if reason == _DUPLICATE:
+                    self._peer_retires = True
+                    self.peer.retires(self)
+                else:
+                    self.peer.leaves(self, reason)
 
     def link_closed(self, error: LinkError) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        """The link has ended; see Receiver."""
+        for timer in (self._pulse, self._linger):
+            if timer is not None:
+                timer.cancel()
+        self.cancel_handlers()
+        self.peer.detached(self, error)
+        self._make_room()
+        asks, self._asks = self._asks, {}
+        for ask in asks.values():
+            ask.sink(self._failure(ask.tag, str(error)) if isinstance(error, RemoteProtocolError) else error)
+        if isinstance(error, RemoteProtocolError) and not self._struck_out:
+            self.peer.strike(str(error))
+
+    def _replied(self, number: int, content: Incoming) -> None:
+        try:
+            reply = self.peer.dispatch.checked(self._asks[number].reply, content)
+        except RemoteProtocolError as error:
+            self._answer(number, str(error))
+            self._strike(error)
+        else:
+            self._answer(number, reply)
+
+    def _answer(self, number: int, answer: Message | str) -> None:
+        """Hand over the reply to an ask of ours, or the reason why it failed."""
+        ask = self._asks.pop(number)
+        ask.sink(self._failure(ask.tag, answer) if isinstance(answer, str) else answer)
+        if self._room:
+            self._make_room()
+
+    def _failure(self, tag: str, reason: str) -> RemoteError:
+        return RemoteError(self.peer.label, tag, reason)
+
+    # -- handling --------------------------------------------------------------------------------------------------
+
+    @property
+    def handlers(self) -> Collection[asyncio.Task[None]]:
+        """The handlers that run, on the peer's behalf."""
+        return self._running.keys()
+
+    def cancel_handlers(self) -> None:
+        """End the handlers that run, and start none of those that wait."""
         self._queue.clear()
         for task in self._running:
             task.cancel()
-        self._make_room(error)
-        asks, self._asks = self._asks, {}
-        for ask in asks.values():
-            ask.sink(error)
-        self.peer.detached(self, error)
-
-    def _answered(self, number: int, content: Incoming) -> None:
-        ask = self._asks.pop(number)
-        try:
-            ask.sink(self.peer.dispatch.checked(ask.reply, content))
-        except RemoteProtocolError as error:
-            ask.sink(error)
-            self._strike(error)
-
-    def _make_room(self, error: LinkError | None = None) -> None:
-        waiting, self._room = self._room, []
-        for future in waiting:
-            if not future.done():
-                future.set_exception(error) if error else future.set_result(None)
-
-    # -- handling --------------------------------------------------------------------------------------------------
 
     def _arrived(self, number: int | None, content: Incoming) -> None:
         if len(self._running) < _HANDLERS_AT_ONCE and not self._queue:
@@ -183,53 +211,63 @@ class Connection:
         self._running[task] = number
         task.add_done_callback(self._handled)
 
-    def _handled(self, task: asyncio.Task[None]) -> None:
-        number = self._running.pop(task)
-        if task.cancelled() and number is not None:  # here, because a task may be cancelled before its first step
-            self.link.send(self.session.fail(number, "cancelled"))
-        while self._queue and len(self._running) < _HANDLERS_AT_ONCE:
-            self._launch(*self._queue.popleft())
-        if self._retiring:
-            self._close_if_idle()
-
     async def _handle(self, number: int | None, content: Incoming) -> None:
-        failed = None
+        body, reason = None, ""
         try:
-            body = await self.peer.dispatch.run(self.peer, content)
+            body = await self.peer.dispatch.run(self.peer, content, asked=number is not None)
         except RemoteProtocolError as error:
-            failed = str(error)
+            reason = str(error)
             self._strike(error)
         except HandlerError as error:
-            failed = str(error)
+            reason = str(error)
+        if number is not None:
+            self._send_answer(number, body, reason)
+            if body is not None and body.buffers:
+                self._running[asyncio.current_task()] = _ANSWERED  # type: ignore[index]  # a coroutine runs in a task
+                await self.link.drain()  # while the peer does not read, it has no further asks handled
+
+    def _send_answer(self, number: int, body: Body | None, reason: str) -> None:
+        if body is not None:
+            try:
+                self.link.send(self.session.reply(number, body))
+                return
+            except MessageError as error:
+                reason = f"the reply cannot be sent: {error}"
+        self.link.send(self.session.fail(number, reason))
+
+    def _handled(self, task: asyncio.Task[None]) -> None:
+        """A handler has ended. It may not have begun: a task can be cancelled before its first step."""
+        number = self._running.pop(task)
         if number is None:
             credit = self.session.handled()
             if credit is not None:
                 self.link.send(credit)
-        elif failed is not None or body is None:
-            self.link.send(self.session.fail(number, failed or f"{content.tag} is no request here"))
-        else:
-            self.link.send(self.session.reply(number, body))
+        elif task.cancelled() and number != _ANSWERED:
+            self.link.send(self.session.fail(number, "cancelled"))
+        while self._queue and len(self._running) < _HANDLERS_AT_ONCE:
+            self._launch(*self._queue.popleft())
 
     def _cancel_handler(self, number: int) -> None:
         for task, running in self._running.items():
             if running == number:
                 task.cancel()
                 return
-        for waiting in self._queue:
-            if waiting[0] == number:
-                self._queue.remove(waiting)
+        for index, (waiting, _) in enumerate(self._queue):
+            if waiting == number:
+                del self._queue[index]
                 self.link.send(self.session.fail(number, "cancelled"))
                 return
 
     def _strike(self, error: RemoteProtocolError) -> None:
         if self.peer.strike(str(error)):
+            self._struck_out = True
             self.link.abort(RemoteProtocolError(f"too many violations, the last: {error}"))
 
     # -- keepalive and the end -------------------------------------------------------------------------------------
 
     def _heartbeat(self) -> None:
-        now = self.loop.time()
-        if now - self._due > self.session.limits.silence_seconds / 4:
+        now, silence = self.loop.time(), self.session.limits.silence_seconds
+        if now - self._due > silence / 4:
             self.session.excuse(now)  # this loop was stalled, so the silence may be our own deafness
         try:
             beat = self.session.heartbeat(now)
@@ -238,30 +276,33 @@ class Connection:
             return
         if beat.packet is not None:
             self.link.send(beat.packet)
-        self._due = beat.next_at
-        self._timer = self.loop.call_at(beat.next_at, self._heartbeat)
+        self._due = max(beat.next_at, now + silence / 100)  # a sum that was rounded must not make this spin
+        self._pulse = self.loop.call_at(self._due, self._heartbeat)
 
-    def retire(self, reason: str) -> None:
-        """Ask and tell no more; close as soon as neither end has anything open, and soon in any case."""
-        if not self._retiring:
-            self._retiring = True
-            self.link.send(self.session.bye(reason))
-            self.loop.call_later(_RETIRE_SECONDS, self.link.abort, LinkClosed(reason))
-            self._close_if_idle()
+    def say_goodbye(self, reason: str) -> None:
+        """Announce that nothing more will be asked or told. What the peer has asked is still answered."""
+        self.link.send(self.session.bye(reason))
 
-    def _close_if_idle(self) -> None:
-        if self._peer_leaves and self.session.idle and not self._running:
+    def retire(self) -> None:
+        """There is a better link to the same peer. This one closes when nothing is under way on it at either end."""
+        if self._linger is None:
+            self.say_goodbye(_DUPLICATE)
+            self._look_again()
+            self._make_room()  # who waits here for room goes over to the other
+
+    def resume(self) -> None:
+        """The better link did not last: this is again the one to send upon."""
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+
+    def _look_again(self) -> None:
+        self._linger = self.loop.call_later(_LINGER_SECONDS, self._close_if_quiet, self.link.statistics.bytes_received)
+
+    def _close_if_quiet(self, received: int) -> None:
+        """Goodbyes overtake transfers, hence the look at the bytes. A peer that says none does not know of the other link."""
+        flowing = self.link.statistics.bytes_received - received > _QUIET_BYTES
+        if self._peer_retires and (flowing or self._running or not self.session.idle):
+            self._look_again()
+        else:
             self.peer.spawn(self.link.close())
-
-    async def finish(self, reason: str) -> None:
-        """Say goodbye, let running handlers end, close the link. The caller bounds the time."""
-        if not self.session.said_bye:
-            self.link.send(self.session.bye(reason))
-        while self._running:
-            await asyncio.wait(self._running)
-        await self.link.close()
-
-    def cancel_handlers(self) -> None:
-        self._queue.clear()
-        for task in self._running:
-            task.cancel()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from p2pfl.errors import LinkError, LinkRefused
+from p2pfl.errors import ConfigError, LinkError
 from p2pfl.node.events import PeerUnreached
 
 if TYPE_CHECKING:
+    from p2pfl.link.base import Link
     from p2pfl.node.membership import Member
     from p2pfl.node.node import Node
 
@@ -20,7 +21,8 @@ __all__ = ["Backoff", "Dialler"]
 class Backoff:
     """Full-jitter exponential back-off: each pause is uniform between 0 and a bound that doubles up to `most`.
 
-    M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015,
+    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
 
     def __init__(self, first: float, most: float, rng: random.Random) -> None:
@@ -34,7 +36,7 @@ class Backoff:
         return pause
 
     def reset(self) -> None:
-        """The last try succeeded."""
+        """All went well for a while."""
         self._bound = self._first
 
 
@@ -47,59 +49,67 @@ class Dialler:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def want_address(self, address: str) -> None:
-        """Keep a link to whoever answers there."""
-        if address not in self._tasks:
-            self._start(address, self._keep(lambda: (address,), None))
+        """Keep a link to whoever answers there. Our own address is passed over: all hosts may be given one list."""
+        if address not in self._node.addresses:
+            self._want(address, lambda: (address,), None)
 
     def want_peer(self, member: Member) -> None:
         """Keep a link to a peer whose addresses the membership table has."""
-        if member.id not in self._tasks:
 
-            def addresses() -> tuple[str, ...]:
-                known = self._node.members.get(member.id)
-                return known.addresses if known else ()
+        def addresses() -> tuple[str, ...]:
+            known = self._node.members.get(member.id)
+            return known.addresses if known else ()
 
-            self._start(member.id, self._keep(addresses, member.id))
+        self._want(member.id, addresses, member.id)
 
-    def _start(self, key: str, work: asyncio.Future[None] | object) -> None:
-        self._tasks[key] = asyncio.get_running_loop().create_task(work, name=f"dial {key}")  # type: ignore[arg-type]  # a coroutine
-
-    async def stop(self) -> None:
-        """Dial nobody any more."""
+    def cancel(self) -> Collection[asyncio.Task[None]]:
+        """Dial nobody any more; the tasks that end now."""
         tasks, self._tasks = self._tasks, {}
         for task in tasks.values():
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks.values())
+        return tasks.values()
+
+    def _want(self, key: str, addresses: Callable[[], tuple[str, ...]], peer_id: str | None) -> None:
+        if key not in self._tasks:
+            self._tasks[key] = asyncio.get_running_loop().create_task(
+                self._keep(addresses, peer_id), name=f"dial {key}"
+            )
 
     async def _keep(self, addresses: Callable[[], tuple[str, ...]], peer_id: str | None) -> None:
         settings = self._node.settings
         backoff = Backoff(settings.backoff_first_seconds, settings.backoff_most_seconds, self._rng)
-        if peer_id is not None and peer_id < self._node.id and self._node.members.own.addresses:
+        if peer_id is not None and peer_id < self._node.id and self._node.addresses:
             await asyncio.sleep(settings.yield_dial_seconds)  # the smaller id dials; we only if it cannot
-        tried = 0
+        turn = 0
         while True:
-            if peer_id is not None:
-                await self._node.peer(peer_id).gone()
+            if peer_id is not None and self._node.peer(peer_id).connected:
+                await self._loss(peer_id, backoff)
+                continue
             choice = addresses()
-            if choice:
-                address = choice[tried % len(choice)]
-                tried += 1
-                try:
-                    link = await self._node.transport.dial(address, peer_id)
-                except LinkRefused as error:
-                    if peer_id is None:
-                        self._node.emit(PeerUnreached(address, str(error), 0.0))
-                        return  # it is our own address, or nobody wants us there: not a matter of patience
-                    pause = backoff.next()
-                except LinkError as error:
-                    pause = backoff.next()
-                    self._node.emit(PeerUnreached(address, str(error), pause))
-                else:
-                    backoff.reset()
-                    peer_id = link.remote
-                    self._node.accept(link)
-                    continue
-            else:
-                pause = backoff.next()
-            await asyncio.sleep(pause)
+            link = await self._dial(choice[turn % len(choice)], peer_id, backoff) if choice else None
+            turn += 1
+            if link is not None:
+                peer_id = link.remote
+                self._node.accept(link)
+                await self._loss(peer_id, backoff)
+            elif not choice:
+                await asyncio.sleep(backoff.next())
+
+    async def _dial(self, address: str, peer_id: str | None, backoff: Backoff) -> Link | None:
+        """A link, or None after a pause."""
+        try:
+            return await self._node.transport.dial(address, peer_id)
+        except (LinkError, ConfigError) as error:  # an address that is none may be hearsay
+            pause = backoff.next()
+            self._node.emit(PeerUnreached(address, str(error), pause))
+        await asyncio.sleep(pause)
+        return None
+
+    async def _loss(self, peer_id: str, backoff: Backoff) -> None:
+        """Wait until the peer is not linked, and then a while: all who lost it would dial at once."""
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        await self._node.peer(peer_id).gone()
+        if loop.time() - since > self._node.settings.backoff_most_seconds:
+            backoff.reset()  # only now: who takes links and ends them at once is not to be dialled without end
+        await asyncio.sleep(backoff.next())

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from p2pfl.errors import MessageError, RemoteProtocolError
 from p2pfl.node.events import Event, HandlerFailed
 from p2pfl.wire.codec import Body, Incoming, announced, decode, encode
-from p2pfl.wire.message import Handlers, Message, Request, Vocabulary, handlers_of, reply_type
-from p2pfl.wire.tensor import Schema
+from p2pfl.wire.message import Message, Request, Vocabulary, handlers_of, reply_type
+from p2pfl.wire.tensor import Schema, Tensors
 
 if TYPE_CHECKING:
     from p2pfl.node.peer import Peer
@@ -24,76 +25,102 @@ class HandlerError(Exception):
     """What the asker is told instead of a reply."""
 
 
+class _Entry(NamedTuple):
+    """How one message type is handled."""
+
+    kind: type[Message]
+    handler: Callable[[Any, Any], Coroutine[Any, Any, Message | None]]
+    reply: type[Message] | None  # None for a statement
+
+
 class Dispatch:
-    """The roles of a node as one table from message types to handlers."""
+    """The roles of a node as one table from tags to handlers."""
 
     def __init__(self, emit: Callable[[Event], None]) -> None:
-        self.handlers: Handlers = {}
-        self.vocabulary = Vocabulary()
-        self.schemas: set[Schema] = set()
-        self.failures = 0
+        self.schemas: set[Schema] = set()  # of the tensors that were agreed; empty: any are taken
+        self.failures = 0  # handlers that raised
         self._roles: list[object] = []
+        self._table: dict[str, _Entry] = {}
         self._emit = emit
 
     def add(self, roles: Iterable[object]) -> None:
-        """Take more roles. Raises MessageError for two handlers of one type, or two types with one tag."""
+        """Take more roles, or none of them.
+
+        Raises MessageError for two handlers of one type, two types with one tag, and for fields that cannot be carried.
+        """
         wanted = [*self._roles, *roles]
-        handlers = handlers_of(wanted)
-        vocabulary = Vocabulary(handlers)
-        vocabulary.add(reply_type(kind) for kind in handlers if issubclass(kind, Request))
-        self._roles, self.handlers, self.vocabulary = wanted, handlers, vocabulary
+        table = {}
+        for kind, handler in handlers_of(wanted).items():
+            table[kind] = _Entry(kind, handler, reply_type(kind) if issubclass(kind, Request) else None)
+        Vocabulary([*table, *(entry.reply for entry in table.values() if entry.reply is not None)])  # all tags differ
+        self._roles = wanted
+        self._table = {kind.tag: entry for kind, entry in table.items()}
 
     def admit(self, head: bytes, sizes: tuple[int, ...]) -> tuple[memoryview, ...]:
         """Memory for the tensors of a message, once the head proves that they are what it says and what was agreed."""
         expected: list[int] = []
         for schema in announced(head):
-            if self.schemas and schema not in self.schemas:
-                raise RemoteProtocolError(f"tensors of another shape than agreed are announced: {_outline(schema)}")
+            self._must_be_agreed(schema)
             expected.extend(spec.nbytes for spec in schema)
         if sorted(expected) != sorted(sizes):
             raise RemoteProtocolError("the announced buffers are not those of the tensors in the head")
         return tuple(memoryview(bytearray(size)) for size in sizes)
 
     def checked(self, kind: type[Message], content: Incoming) -> Message:
-        """The message, if it is of `kind` and its tensors are as agreed. RemoteProtocolError."""
+        """The message, if it is of `kind` and its tensors are as agreed. Raises RemoteProtocolError."""
         if content.tag != kind.tag:
             raise RemoteProtocolError(f"{content.tag[:40]!r} came where {kind.tag} was due")
         message = decode(kind, content)
         if self.schemas and content.buffers:
-            self._agreed(content.fields)
+            for tensors in _tensors_in(message):
+                self._must_be_agreed(tensors.schema)
         return message
 
-    def _agreed(self, fields: dict[str, Any]) -> None:
-        for value in fields.values():
-            if isinstance(value, dict) and "tensors" in value:
-                schema = tuple((name, dtype, tuple(shape)) for name, dtype, shape in value["tensors"])
-                if schema not in self.schemas:
-                    raise RemoteProtocolError(f"tensors of another shape than agreed: {_outline(schema)}")
+    def _must_be_agreed(self, schema: Schema) -> None:
+        if self.schemas and schema not in self.schemas:
+            raise RemoteProtocolError(f"tensors of another shape than agreed: {_outline(schema)}")
 
-    async def run(self, peer: Peer, content: Incoming) -> Body | None:
-        """Handle one message of a peer; the encoded reply, if it was a request.
+    async def run(self, peer: Peer, content: Incoming, *, asked: bool) -> Body | None:
+        """Handle one message of a peer; the encoded reply, if it was asked for one.
 
-        Raises RemoteProtocolError for a message that is wrong, HandlerError for a handler of ours that failed.
+        Raises RemoteProtocolError for a message that is wrong, also where the handler says so; HandlerError for a
+        handler of ours that failed, and for a request that no role of ours answers.
         """
-        kind = self.vocabulary[content.tag] if content.tag in self.vocabulary else None
-        handler = self.handlers.get(kind) if kind else None
-        if kind is None or handler is None:
-            raise RemoteProtocolError(f"nothing here handles {content.tag[:40]!r}")
-        message = self.checked(kind, content)
+        entry = self._table.get(content.tag)
+        if entry is None:
+            reason = f"nothing here handles {content.tag[:40]!r}"
+            raise HandlerError(reason) if asked else RemoteProtocolError(reason)  # the role may come yet: ask again
+        if asked is (entry.reply is None):
+            raise RemoteProtocolError(f"{entry.kind.tag} is not to be {'asked' if asked else 'told'}")
+        message = self.checked(entry.kind, content)
         try:
-            reply = await handler(message, peer)
-            if not isinstance(message, Request):
+            reply = await entry.handler(message, peer)
+            if entry.reply is None:
                 return None
-            if not isinstance(reply, reply_type(type(message))):
-                raise MessageError(f"the handler of {kind.tag} gave a {type(reply).__name__}")
+            if not isinstance(reply, entry.reply):
+                raise MessageError(f"the handler of {entry.kind.tag} gave a {type(reply).__name__}")
             return encode(reply)
+        except RemoteProtocolError:
+            raise
         except Exception as error:  # noqa: BLE001 - the one supervisor: a failing handler must not end the node
             self.failures += 1
             reason = f"{type(error).__name__}: {error}"
-            log.error("handler of %s failed", kind.tag, exc_info=error)
-            self._emit(HandlerFailed(peer.id, kind.tag, reason))
+            log.error("handler of %s failed", entry.kind.tag, exc_info=error)
+            self._emit(HandlerFailed(peer.id, entry.kind.tag, reason))
             raise HandlerError(reason) from error
 
 
-def _outline(schema: Iterable[tuple[object, object, object]]) -> str:
-    return ", ".join(f"{name} {dtype}{shape}" for name, dtype, shape in list(schema)[:3])[:200]
+def _tensors_in(value: object) -> Iterator[Tensors]:
+    if isinstance(value, Tensors):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors_in(item)
+    elif isinstance(value, dict):
+        yield from _tensors_in(list(value.values()))
+    elif dataclasses.is_dataclass(value):
+        yield from _tensors_in([getattr(value, field.name) for field in dataclasses.fields(value)])
+
+
+def _outline(schema: Schema) -> str:
+    return ", ".join(f"{spec.name} {spec.dtype}{spec.shape}" for spec in schema[:3])[:200]

@@ -2,21 +2,27 @@
 
 Each node speaks for itself: it raises the version of its own record, and others pass on what is new to them. A node that
 was given one address so learns all others. Records are hearsay until a link is made, and a link is only made with the
-peer id that the record names.
+peer id that the record names; a node that hears a false record of itself outruns it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from p2pfl.node.peer import Peer
 from p2pfl.wire.message import Message
 
-__all__ = ["Directory", "Member", "Membership", "Roster"]
+__all__ = ["MOST_CHARACTERS", "MOST_RECORDS", "Directory", "Member", "Membership", "Roster"]
 
-_MOST_MEMBERS = 100_000
+MOST_RECORDS = 25  # in one message: of the largest members, they still fit a head
+_MOST_MEMBERS = 10_000
+_MOST_ADDRESSES = 16
+MOST_CHARACTERS = 200  # of a name, an id, an address
+_MOST_VERSION = 1 << 62
+
+Spread = Callable[[Collection[str], "Peer | None"], None]
 
 
 @dataclass(frozen=True)
@@ -31,9 +37,19 @@ class Member:
 
 
 class Roster(Message):
-    """Records that are new to the sender."""
+    """Records that are new to the sender. Raises ValueError for what is too large to be passed on."""
 
     members: list[Member]
+
+    def __post_init__(self) -> None:
+        if len(self.members) > MOST_RECORDS:
+            raise ValueError(f"a roster has {len(self.members)} members, over the limit of {MOST_RECORDS}")
+        for member in self.members:
+            texts = (member.id, member.name, *member.addresses)
+            if len(member.addresses) > _MOST_ADDRESSES or any(len(text) > MOST_CHARACTERS for text in texts):
+                raise ValueError("a member's id, name or addresses are too long")
+            if not all(text.isprintable() for text in texts) or not 0 <= member.version < _MOST_VERSION:
+                raise ValueError("a member has characters that do not print, or an impossible version")
 
 
 class Membership:
@@ -43,19 +59,21 @@ class Membership:
         self._own_id = own.id
         self._table: dict[str, Member] = {}
         self._by_seat: dict[int, str] = {}
-        self._changed: Callable[[], None] | None = None
-        self._tell: Callable[[Roster, Peer | None], Awaitable[None]] | None = None
+        self._changed: Callable[[], None] = lambda: None
+        self._spread: Spread = lambda ids, source: None
         self._enter(replace(own, version=time.time_ns()))  # a restarted node must outrun its former record
 
-    def bind(self, changed: Callable[[], None], tell: Callable[[Roster, Peer | None], Awaitable[None]]) -> None:
-        """Called by the node: whom to wake after a change, and how to tell all peers but one."""
-        self._changed, self._tell = changed, tell
+    def bind(self, changed: Callable[[], None], spread: Spread) -> None:
+        """Called by the node: whom to wake after a change, and how to pass records on to all peers but one."""
+        self._changed, self._spread = changed, spread
 
     @property
     def own(self) -> Member:
+        """What we say of ourselves."""
         return self._table[self._own_id]
 
     def get(self, peer_id: str) -> Member | None:
+        """What is known of a node."""
         return self._table.get(peer_id)
 
     def at(self, seat: int) -> Member | None:
@@ -70,42 +88,52 @@ class Membership:
         return len(self._table)
 
     def learn(self, members: Iterable[Member]) -> list[Member]:
-        """Take records in; those that were new."""
+        """Take records in; those that have to be passed on, because they were new or were false."""
         new = []
         for member in members:
             known = self._table.get(member.id)
-            if member.id != self._own_id and (known is None or member.version > known.version):
-                if known is None and len(self._table) >= _MOST_MEMBERS:
-                    continue
+            if member.id == self._own_id:
+                if member.version >= self.own.version and member != self.own:
+                    self._enter(replace(self.own, version=member.version + 1))
+                    new.append(self.own)
+            elif member.version > known.version if known else len(self._table) < _MOST_MEMBERS:
                 self._enter(member)
                 new.append(member)
-        if new and self._changed:
+        if new:
             self._changed()
         return new
 
-    async def announce(self, **change: object) -> None:
-        """Change our own record and tell everybody."""
-        own = replace(self.own, version=self.own.version + 1, **change)  # type: ignore[arg-type]  # names are fields
-        self._enter(own)
-        if self._changed and self._tell:
-            self._changed()
-            await self._tell(Roster([own]), None)
+    async def announce(self, *, addresses: tuple[str, ...] | None = None, seat: int | None = None) -> None:
+        """Change our own record, and have everybody told."""
+        own = self.own
+        self._enter(
+            replace(
+                own,
+                addresses=own.addresses if addresses is None else addresses[:_MOST_ADDRESSES],
+                seat=own.seat if seat is None else seat,
+                version=own.version + 1,
+            )
+        )
+        self._changed()
+        self._spread((own.id,), None)
 
-    def everything(self) -> Roster | None:
-        """All that we know, for a peer that has just been linked; None if it needs no telling."""
-        return Roster(list(self._table.values()))
+    def greeting(self) -> Collection[str]:
+        """Whose records a peer is told that has just been linked: all."""
+        return tuple(self._table)
 
     @Roster.handler
     async def heard(self, roster: Roster, peer: Peer) -> None:
+        """A peer passes records on."""
         new = self.learn(roster.members)
-        if new and self._tell:
-            await self._tell(Roster(new), peer)
+        if new:
+            self._spread([member.id for member in new], peer)
 
     def _enter(self, member: Member) -> None:
         known = self._table.get(member.id)
-        if known is not None and known.seat is not None and self._by_seat.get(known.seat) == member.id:
-            del self._by_seat[known.seat]
         self._table[member.id] = member
+        if known is not None and known.seat is not None and known.seat != member.seat:
+            if self._by_seat.get(known.seat) == member.id:
+                del self._by_seat[known.seat]
         if member.seat is not None:
             self._by_seat.setdefault(member.seat, member.id)  # who claims a seat that is taken does not get it
 
@@ -129,8 +157,8 @@ class _Listed(Membership):
         super().__init__(directory.table[peer_id])
         self._table, self._by_seat = directory.table, directory.by_seat
 
-    def everything(self) -> Roster | None:
-        return None
+    def bind(self, changed: Callable[[], None], spread: Spread) -> None:
+        super().bind(changed, lambda ids, source: None)
 
-    async def announce(self, **change: object) -> None:
-        self._enter(replace(self.own, **change))  # type: ignore[arg-type]  # names are fields
+    def greeting(self) -> Collection[str]:
+        return ()

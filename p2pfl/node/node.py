@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
-from p2pfl.errors import LinkError, MessageError
+from p2pfl.errors import ConfigError, LinkError, LinkRefused, UserError
 from p2pfl.link.base import Link, Listener, Transport
 from p2pfl.node.dialing import Dialler
 from p2pfl.node.dispatch import Dispatch
 from p2pfl.node.events import (
-    Event, EventStream, Listening, Observer, PeerJoined, PeerLost, PeerMisbehaved, PeerRefused, Waiting,
+    Event, EventStream, Listening, Observer, PeerJoined, PeerLost, PeerMisbehaved, PeerRefused,
 )  # fmt: skip
-from p2pfl.node.membership import Member, Membership, Roster
+from p2pfl.node.gossip import Gossip
+from p2pfl.node.membership import MOST_CHARACTERS, Member, Membership
+from p2pfl.node.parting import part
 from p2pfl.node.peer import Peer
 from p2pfl.node.replies import Replies
 from p2pfl.node.settings import NodeSettings
-from p2pfl.wire.codec import encode
+from p2pfl.node.waits import Waits, missing_seats
+from p2pfl.wire.codec import Body, encode
 from p2pfl.wire.message import Message, Request
 from p2pfl.wire.tensor import Schema
 
@@ -35,7 +37,8 @@ ReplyT = TypeVar("ReplyT", bound=Message)
 class Runs(Protocol):
     """A role with something to do by itself, from top to bottom."""
 
-    async def run(self, node: Node) -> None: ...
+    async def run(self, node: Node) -> None:
+        """Do it. The node is entered; it need not be linked to anybody yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,11 @@ class Node:
 
         `members`: a table of who is who that stands already, in place of one that is gossiped.
 
-        Raises MessageError for roles that do not fit together. Nothing is opened before the context is entered.
+        Raises MessageError for roles that do not fit together, ConfigError for a name that cannot be shown. Nothing is
+        opened before the context is entered.
         """
+        if len(name) > MOST_CHARACTERS or not name.isprintable():
+            raise ConfigError(f"name is {name[:50]!r}; it must be at most {MOST_CHARACTERS} characters that print")
         self.transport = transport
         self.settings = settings or NodeSettings()
         self.id = transport.peer_id
@@ -86,22 +92,27 @@ class Node:
         self._dial = tuple(peers)
         self._listeners: list[Listener] = []
         self._peers: dict[str, Peer] = {}
-        self._rng = random.Random(self.id)
-        self._dialler = Dialler(self, self._rng)
+        self._dialler = Dialler(self, random.Random(self.id))
+        self._gossip = Gossip(self)
+        self._waits = Waits(self)
         self._observers: dict[Observer, None] = {}
-        self._waits: dict[object, tuple[str, float]] = {}
-        self._reporter: asyncio.TimerHandle | None = None
-        self._changed: asyncio.Future[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._stopping = asyncio.Event()
+        self._changed: asyncio.Future[None] | None = None  # made by who waits for a change
+        self._tasks: set[asyncio.Task[None]] = set()  # of the node itself
+        self._playing: set[asyncio.Task[Any]] = set()  # the roles that run
+        self._orphans: set[asyncio.Task[None]] = set()  # cancelled handlers of links that have ended
         self._open = False
+        self._stopping = asyncio.Event()
+        self._end: asyncio.Task[None] | None = None
         self._violations = 0
         self.add(self.members, *roles)
 
     # -- life ------------------------------------------------------------------------------------------------------
 
     def add(self, *roles: object) -> None:
-        """Play more roles. Raises MessageError where two handle one message type, or two types have one tag."""
+        """Play more roles. Their handlers are there at once; what they run begins with the next call of `run`.
+
+        Raises MessageError where two handle one message type, or two types have one tag.
+        """
         self.dispatch.add(roles)
         self._roles.extend(roles)
 
@@ -111,20 +122,19 @@ class Node:
 
     async def __aenter__(self) -> Self:
         if self._open or self._stopping.is_set():
-            raise MessageError("a node can be entered once; make another")
+            raise UserError("a node can be entered once: make another")
         self._open = True
         self.transport.refused = self._refused
         try:
             for address in self._listen:
                 self._listeners.append(await self.transport.listen(address, self.accept))
+            if self._listeners:
+                addresses = tuple(address for door in self._listeners for address in door.addresses)
+                await self.members.announce(addresses=addresses)
+                self.emit(Listening(addresses))
         except BaseException:
-            await self._shut_doors()
-            self._open = False
+            await self.__aexit__(None, None, None)
             raise
-        if self._listeners:
-            addresses = tuple(address for door in self._listeners for address in door.addresses)
-            await self.members.announce(addresses=addresses)
-            self.emit(Listening(addresses))
         for address in self._dial:
             self._dialler.want_address(address)
         return self
@@ -132,73 +142,66 @@ class Node:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.stop()
+        try:
+            await self.stop()
+        finally:
+            if self._end is not None and not self._end.done():  # whoever is in a hurry has cancelled us
+                self._end.cancel()
+                await asyncio.wait((self._end,))
 
     async def run(self) -> None:
         """Play the roles that have something to do, until all are through or the node stops.
 
         Without such a role: serve until the node stops. The first error of a role ends the others and is raised.
         """
+        if not self._open:
+            return
         runners = [role for role in self._roles if isinstance(role, Runs)]
-        stopped = asyncio.create_task(self._stopping.wait())
-        playing = asyncio.create_task(self._play(runners)) if runners else stopped
-        try:
-            await asyncio.wait((stopped, playing), return_when=asyncio.FIRST_COMPLETED)
-            if playing is not stopped and playing.done():
-                playing.result()
-        finally:
-            for task in (stopped, playing):
-                task.cancel()
-            await asyncio.wait((stopped, playing))
-
-    async def _play(self, runners: Iterable[Runs]) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 for role in runners:
-                    group.create_task(role.run(self), name=f"run {type(role).__name__}")
+                    self._play(group.create_task(role.run(self), name=f"run {type(role).__name__}"))
+                if not runners:
+                    self._play(group.create_task(self._stopping.wait()))
+            return
         except BaseExceptionGroup as errors:
-            if len(errors.exceptions) == 1:
-                raise errors.exceptions[0] from None
-            raise
+            first, *others = errors.exceptions
+        for other in others:
+            first.add_note(f"After it another role failed: {other!r}")
+        raise first
+
+    def _play(self, task: asyncio.Task[Any]) -> None:
+        self._playing.add(task)
+        task.add_done_callback(self._playing.discard)
 
     async def stop(self) -> None:
-        """Let running handlers end, say goodbye to all peers, close everything. Takes at most about 5 s."""
-        if not self._open:
-            return
-        self._open = False
-        self._stopping.set()
-        await self._shut_doors()
-        await self._dialler.stop()
+        """Let running handlers end, say goodbye to all peers, close everything. Takes at most about 5 s.
+
+        To cancel it is to wait no longer, while the end takes its course. A node that was not entered needs no stop.
+        """
+        if self._open:
+            self._open = False
+            self._stopping.set()
+            self._end = asyncio.create_task(self._shut_down(), name=f"stop {self.name}")
+        if self._end is not None:
+            await asyncio.shield(self._end)
+
+    async def _shut_down(self) -> None:
         connections = [connection for peer in self._peers.values() for connection in peer.connections]
-        if connections:
-            await self._part(connections)
-        for task in self._tasks:
+        dials = self._dialler.cancel()
+        for task in self._playing:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        if self._reporter is not None:
-            self._reporter.cancel()
-        for observer in tuple(self._observers):
-            observer.finish()
-
-    async def _part(self, connections: list[Any]) -> None:
-        goodbyes = [asyncio.create_task(connection.finish("the node stops")) for connection in connections]
-        _, late = await asyncio.wait(goodbyes, timeout=self.settings.drain_seconds)
-        for connection in connections:
-            connection.cancel_handlers()
-        if late:
-            _, late = await asyncio.wait(late, timeout=self.settings.close_seconds)
-        for task in late:
-            task.cancel()
-        for connection in connections:
-            connection.link.abort(LinkError("the node has stopped"))
-        if late:
-            await asyncio.wait(late)
-
-    async def _shut_doors(self) -> None:
-        doors, self._listeners = self._listeners, []
-        for door in doors:
-            await door.close()
+        try:
+            for door in self._listeners:
+                await door.close()
+            await part(connections, [*dials, *self._playing, *self._orphans], self.settings)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.sleep(0)  # the ends of links are told in the next turn of the loop
+            self._waits.stop()
+            for observer in tuple(self._observers):
+                observer.finish()
 
     # -- peers -----------------------------------------------------------------------------------------------------
 
@@ -249,14 +252,14 @@ class Node:
         """
         wanted = sorted(set(seats))
         enough = len(wanted) if at_least is None else min(at_least, len(wanted))
-        with self.waiting("") as reword:
+        with self.waiting("links") as reword:
             while True:
                 self.want(wanted)
                 found = {seat: peer for seat in wanted if (peer := self.at(seat)) is not None}
                 if len(found) >= enough:
                     return list(found.values())
-                missing = _ranges([seat for seat in wanted if seat not in found])
-                reword(f"links to {enough - len(found)} more of the seats {missing}")
+                missing = [seat for seat in wanted if seat not in found]
+                reword(missing_seats(self, missing, enough - len(found)))
                 await self.change()
 
     def ask_all(self, peers: Iterable[Peer], request: Request[ReplyT]) -> Replies[ReplyT]:
@@ -264,7 +267,10 @@ class Node:
         return Replies(self, peers, request)
 
     async def tell_all(self, peers: Iterable[Peer], message: Message) -> list[Peer]:
-        """Tell many; the message is encoded once. Those that were not reached are given back."""
+        """Tell many; the message is encoded once. Those that were not reached are given back.
+
+        Who is behind keeps us waiting, and nobody else. Raises MessageError for a message that cannot be sent.
+        """
         body = encode(message)
         sent, behind, missed = [], [], []
         for peer in peers:
@@ -274,17 +280,28 @@ class Node:
                 missed.append(peer)
                 continue
             if connection.session.tells_left:
-                connection.tell_now(body)
+                connection.tell(body)
                 sent.append(connection)
             else:
-                behind.append((peer, connection))
-        for peer, connection in behind:
-            try:
-                await connection.tell(body)
-            except LinkError:
-                missed.append(peer)
+                behind.append(peer)
+        if behind:
+            missed += await self._tell_later(behind, body)
         for connection in sent:
             await connection.link.drain()
+        return missed
+
+    async def _tell_later(self, peers: Iterable[Peer], body: Body) -> list[Peer]:
+        missed = []
+
+        async def tell(peer: Peer) -> None:
+            try:
+                await peer.tell_encoded(body)
+            except LinkError:
+                missed.append(peer)
+
+        async with asyncio.TaskGroup() as group:
+            for peer in peers:
+                group.create_task(tell(peer))
         return missed
 
     def statistics(self) -> NodeStatistics:
@@ -297,18 +314,27 @@ class Node:
         linked = sum(peer.connected for peer in self._peers.values())
         return NodeStatistics(linked, *sums, self.dispatch.failures, self._violations)
 
+    def known_peers(self) -> Collection[Peer]:
+        """All with whom there was ever to do, linked or not."""
+        return self._peers.values()
+
     def accept(self, link: Link) -> None:
         """Take a link that a transport has made."""
+        peer = self.peer(link.remote)
         if not self._open:
-            link.abort(LinkError("the node has stopped"))
-            return
-        self.peer(link.remote).attach(link)
+            link.abort(LinkRefused("the node has stopped"))
+        elif peer.struck_out:
+            error = LinkRefused(f"{peer.label} broke the protocol too often, not long ago")
+            link.abort(error)
+            self._refused(link.remote, error)
+        else:
+            peer.attach(link)
 
     # -- events ----------------------------------------------------------------------------------------------------
 
     def events(self, size: int = 1000) -> EventStream:
         """What happens from now on. See EventStream."""
-        stream = EventStream(self._observers.pop, size)
+        stream = EventStream(lambda stream: self._observers.pop(stream, None), size)
         self.observe(stream)
         return stream
 
@@ -318,27 +344,19 @@ class Node:
 
     def emit(self, event: Event) -> None:
         """Tell all who listen; roles use it for events of their own."""
-        for observer in self._observers:
+        for observer in tuple(self._observers):
             observer.push(event)
 
-    @contextmanager
-    def waiting(self, what: str) -> Iterator[Callable[[str], None]]:
+    def waiting(self, what: str) -> AbstractContextManager[Callable[[str], None]]:
         """While the block lasts, a Waiting event tells periodically that this node waits for `what`.
 
         Gives a function that puts it into other words.
         """
-        key = object()
-        since = asyncio.get_running_loop().time()
+        return self._waits.declared(what)
 
-        def reword(words: str) -> None:
-            self._waits[key] = (words, since)
-
-        reword(what)
-        self.watch_waits()
-        try:
-            yield reword
-        finally:
-            del self._waits[key]
+    def waits(self) -> list[tuple[str, float]]:
+        """What this node waits for at this moment, and since when on the loop's clock."""
+        return self._waits.now()
 
     async def change(self) -> None:
         """Wait until a peer came or went, the membership table changed, or a role called `stir`."""
@@ -354,15 +372,18 @@ class Node:
     # -- for peers, connections and the membership -----------------------------------------------------------------
 
     def joined(self, peer: Peer) -> None:
+        """A peer is linked."""
         self.emit(PeerJoined(peer.id))
         self.stir()
-        self.spawn(self._greet(peer))
+        self._gossip.pass_on(self.members.greeting(), (peer,))
 
-    def lost(self, peer: Peer, error: LinkError) -> None:
-        self.emit(PeerLost(peer.id, str(error)))
+    def lost(self, peer: Peer, reason: str) -> None:
+        """A peer is not linked any more."""
+        self.emit(PeerLost(peer.id, reason))
         self.stir()
 
     def misbehaved(self, peer: Peer, reason: str) -> None:
+        """A peer broke the protocol."""
         self._violations += 1
         self.emit(PeerMisbehaved(peer.id, reason))
 
@@ -372,43 +393,18 @@ class Node:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def adopt(self, handlers: Collection[asyncio.Task[None]]) -> None:
+        """Take cancelled handlers whose link has ended: the node does not end before they do."""
+        self._orphans.update(handlers)
+        for task in handlers:
+            task.add_done_callback(self._orphans.discard)
+
     def watch_waits(self) -> None:
-        """Something is being waited for: look again after a while whether it still is."""
-        if self._reporter is None and math.isfinite(self.settings.report_seconds):
-            loop = asyncio.get_running_loop()
-            self._reporter = loop.call_later(self.settings.report_seconds, self._report_waits)
+        """Something is being asked: see after a while whether it has been answered."""
+        self._waits.watch()
 
-    def waits(self) -> list[tuple[str, float]]:
-        """What this node waits for at this moment, and since when on the loop's clock."""
-        now = asyncio.get_running_loop().time()
-        asked: dict[str, tuple[list[str], float]] = {}
-        for peer in self.peers:
-            for connection in peer.connections:
-                for tag, since in connection.open_asks():
-                    names, first = asked.get(tag, ([], now))
-                    asked[tag] = ([*names, peer.name], min(first, since))
-        answers = [(f"answers to {tag} from {_some(names)}", since) for tag, (names, since) in asked.items()]
-        return [*self._waits.values(), *answers]
-
-    def _report_waits(self) -> None:
-        self._reporter = None
-        now = asyncio.get_running_loop().time()
-        waits = self.waits()
-        for what, since in waits:
-            if now - since >= 0.99 * self.settings.report_seconds:
-                self.emit(Waiting(what, now - since))
-        if waits and self._open:
-            self.watch_waits()
-
-    async def _greet(self, peer: Peer) -> None:
-        roster = self.members.everything()
-        if roster is not None:
-            await self._pass_on(roster, None, [peer])
-
-    async def _pass_on(self, roster: Roster, source: Peer | None, to: Iterable[Peer] | None = None) -> None:
-        others = [peer for peer in (self.peers if to is None else to) if peer is not source]
-        if others:
-            await self.tell_all(others, roster)
+    def _pass_on(self, ids: Collection[str], source: Peer | None) -> None:
+        self._gossip.pass_on(ids, [peer for peer in self.peers if peer is not source])
 
     def _refused(self, address: str, error: LinkError) -> None:
         self.emit(PeerRefused(address, str(error)))
@@ -418,23 +414,3 @@ class Node:
         where = f" on {', '.join(self.addresses)}" if self.addresses else ""
         linked = sum(peer.connected for peer in self._peers.values())
         return f"<Node {self.name}{seat}{where}, {linked} peers>"
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def _ranges(seats: Sequence[int]) -> str:
-    """Seats as people write them.
-
-    >>> _ranges([0, 1, 2, 5])
-    '0-2, 5'
-    """
-    runs: list[list[int]] = []
-    for seat in seats:
-        if runs and runs[-1][1] == seat - 1:
-            runs[-1][1] = seat
-        else:
-            runs.append([seat, seat])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from p2pfl.errors import LinkClosed, LinkError, LinkRefused, P2pflError
 from p2pfl.node.connection import Connection
-from p2pfl.wire.codec import encode
+from p2pfl.wire.codec import Body, encode
 from p2pfl.wire.message import Message, Request, reply_type
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Peer", "PeerStatistics"]
 
 ReplyT = TypeVar("ReplyT", bound=Message)
+_MOST_CONNECTIONS = 4  # the active one, and duplicates that have not ended yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +38,19 @@ class PeerStatistics:
 class Peer:
     """One other node, whether linked at the moment or not. It is the same object for as long as our node lives."""
 
-    __slots__ = ("_active", "_connections", "_gone", "_node", "_past", "_strikes", "id")
+    __slots__ = ("_active", "_connections", "_gone", "_leaving", "_loss", "_node", "_past", "_strikes", "id")
 
     def __init__(self, node: Node, peer_id: str) -> None:
         self.id = peer_id
         self._node = node
         self._active: Connection | None = None  # what is sent upon
-        self._connections: list[Connection] = []  # the active one, and those that retire
+        self._connections: list[Connection] = []  # all that are open: the active one, and those that end
+        self._leaving: set[Connection] = set()  # those of them on which the peer, which stops, has said goodbye
+        self._loss = ""  # why there is no active one any more
         self._gone = asyncio.Event()
         self._gone.set()
-        self._past = [0, 0, 0, 0]  # counts of links that have ended
-        self._strikes: deque[float] = deque()
+        self._past = (0, 0, 0, 0)  # counts of links that have ended
+        self._strikes: deque[float] = deque()  # when it broke the protocol
 
     # -- for roles -------------------------------------------------------------------------------------------------
 
@@ -74,17 +77,20 @@ class Peer:
         return self.name if self.name == self.id[:10] else f"{self.name} ({self.id[:10]})"
 
     async def tell(self, message: Message) -> None:
-        """Send a statement. Waits while the peer is behind, not for its handler. LinkError if it cannot be reached."""
-        await self.connection().tell(encode(message))
+        """Send a statement. Waits while the peer is behind, not for its handler.
+
+        Raises LinkError if the peer is not linked, MessageError for a message that cannot be sent.
+        """
+        await self.tell_encoded(encode(message))
 
     async def ask(self, request: Request[ReplyT]) -> ReplyT:
         """Send a request and wait for its reply; to cancel the waiting cancels the handler at the other end.
 
-        Raises RemoteError when the peer's handler failed, LinkError when the peer was lost meanwhile.
+        Raises RemoteError when the peer's handler failed or its reply is against the protocol, LinkError when the peer
+        is not linked or was lost meanwhile, MessageError for a request that cannot be sent.
         """
         body = encode(request)
-        connection = self.connection()
-        await connection.room_to_ask()
+        connection = await self.room_to_ask()
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
 
         def sink(result: Message | P2pflError) -> None:
@@ -95,9 +101,8 @@ class Peer:
         self._node.watch_waits()
         try:
             return cast("ReplyT", await answer)
-        except asyncio.CancelledError:
-            connection.cancel(number)
-            raise
+        finally:
+            connection.cancel(number)  # does nothing once there is an answer
 
     async def gone(self) -> None:
         """Wait until no link to this peer is up."""
@@ -105,80 +110,139 @@ class Peer:
 
     def statistics(self) -> PeerStatistics:
         """Counts so far."""
-        sums = list(self._past)
+        sums = self._past
         for connection in self._connections:
-            sums = [a + b for a, b in zip(sums, _counts(connection), strict=True)]
+            sums = _plus(sums, connection)
         return PeerStatistics(*sums, rtt_seconds=self._active.rtt_seconds if self._active else None)
 
     def __repr__(self) -> str:
         seat = "" if self.seat is None else f" seat {self.seat}"
         return f"<Peer {self.label}{seat} {'linked' if self.connected else 'not linked'}>"
 
-    # -- for the node and its connections --------------------------------------------------------------------------
-
-    @property
-    def dispatch(self) -> Dispatch:
-        return self._node.dispatch
-
-    @property
-    def connections(self) -> tuple[Connection, ...]:
-        return tuple(self._connections)
+    # -- for the node, which sends upon the active connection ------------------------------------------------------
 
     def connection(self) -> Connection:
         """The connection to send upon. Raises LinkClosed if there is none."""
         if self._active is None:
-            raise LinkClosed(f"{self.label} is not linked")
+            raise LinkClosed(f"{self.label} is not linked{self._loss and ': '}{self._loss}")
         return self._active
 
-    def attach(self, link: Link) -> None:
-        """Take a new link. Of two that were dialled at once, both ends keep the one that the smaller id dialled."""
-        new, old = Connection(self, link, self._node.settings.session), self._active
-        self._connections.append(new)
-        if old is None:
-            self._active = new
-        elif old.link.initiator == link.initiator:  # nobody dials while a link is up: the old one is dead over there
-            self._active = new
-            old.link.abort(LinkRefused("replaced by a newer link of the same peer"))
-        else:
-            ours_wins = link.local < link.remote
-            self._active, loser = (new, old) if link.initiator == ours_wins else (old, new)
-            loser.retire("duplicate")
-        self._gone.clear()
-        new.start()
-        if old is None:
-            self._node.joined(self)
+    async def room_to_tell(self) -> Connection:
+        """The connection to send upon, once it has room for a statement. Raises LinkClosed."""
+        while not (connection := self.connection()).session.tells_left:
+            await connection.room()
+        return connection
 
-    def leaving(self, connection: Connection, reason: str) -> None:
-        """The other end will close this connection. A duplicate is still answered; a stopping peer is not asked."""
-        if reason == "duplicate":
-            if connection is not self._active:
-                connection.retire(reason)
-        elif connection is self._active:
-            self._active = None
+    async def room_to_ask(self) -> Connection:
+        """The connection to send upon, once it has room for a request. Raises LinkClosed."""
+        while not (connection := self.connection()).session.asks_left:
+            await connection.room()
+        return connection
+
+    async def tell_encoded(self, body: Body) -> None:
+        """Send a statement that was encoded before; see `tell`."""
+        connection = await self.room_to_tell()
+        connection.tell(body)
+        await connection.link.drain()
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """All that are open."""
+        return tuple(self._connections)
+
+    def attach(self, link: Link) -> None:
+        """Take a new link. Of two that were dialled at once, both ends keep the one that the smaller id dialled.
+
+        Two that one end dialled: nobody dials while a link is up, so the old one must be dead over there.
+        """
+        new, old = Connection(self, link, self._node.settings.session), self._active
+        if len(self._connections) == _MOST_CONNECTIONS:
+            spare = next(connection for connection in self._connections if connection is not old)
+            spare.link.abort(LinkRefused("too many links of one peer"))
+        self._connections.append(new)
+        ours_wins = link.local < link.remote
+        newer_wins = old is None or old.link.initiator == link.initiator or link.initiator == ours_wins
+        self._choose(new if newer_wins else old)
+        new.start()
+
+    # -- for its connections ---------------------------------------------------------------------------------------
+
+    @property
+    def dispatch(self) -> Dispatch:
+        """The handlers of our node."""
+        return self._node.dispatch
+
+    def retires(self, connection: Connection) -> None:
+        """The other end uses another link than this one. Where we do not, it comes yet, or we settle it here.
+
+        Two links that one end dialled may become known in different orders at the two ends, so that each retires the
+        one that the other has chosen. Then both take the one with the smaller channel id.
+        """
+        rivals = [rival for rival in self._connections if rival.link.initiator == connection.link.initiator]
+        if connection is self._active and len(rivals) > 1:
+            self._choose(min(rivals, key=lambda rival: rival.link.channel_id))
+
+    def leaves(self, connection: Connection, reason: str) -> None:
+        """The other end stops. It still answers what it was asked, and is asked and told no more."""
+        self._leaving.add(connection)
+        if connection is self._active:
+            self._fall_back(f"it said goodbye: {reason}")
 
     def detached(self, connection: Connection, error: LinkError) -> None:
         """A connection has ended."""
-        self._past = [a + b for a, b in zip(self._past, _counts(connection), strict=True)]
+        self._past = _plus(self._past, connection)
         self._connections.remove(connection)
-        if self._active is connection:
-            self._active = None
-        if not self._connections:
-            self._gone.set()
-            self._node.lost(self, error)
+        self._leaving.discard(connection)
+        self._node.adopt(connection.handlers)
+        if connection is self._active:
+            self._fall_back(str(error))
 
     def strike(self, reason: str) -> bool:
         """Note a violation; whether it is one too many."""
         self._node.misbehaved(self, reason)
-        now = asyncio.get_running_loop().time()
-        self._strikes.append(now)
-        while self._strikes[0] < now - self._node.settings.strike_seconds:
+        self._strikes.append(asyncio.get_running_loop().time())
+        return self.struck_out
+
+    @property
+    def struck_out(self) -> bool:
+        """Whether it broke the protocol so often, not long ago, that no link to it is taken."""
+        settings = self._node.settings
+        while self._strikes and self._strikes[0] <= asyncio.get_running_loop().time() - settings.strike_seconds:
             self._strikes.popleft()
-        return len(self._strikes) >= self._node.settings.strikes
+        return len(self._strikes) >= settings.strikes
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something that ends by itself, and in any case with our node."""
         self._node.spawn(work)
 
+    # -- which connection is the active one ------------------------------------------------------------------------
 
-def _counts(connection: Connection) -> tuple[int, int, int, int]:
+    def _fall_back(self, reason: str) -> None:
+        """The active connection is no more; a duplicate that has not closed yet takes its place."""
+        staying = [connection for connection in self._connections if connection not in self._leaving]
+        self._loss = reason
+        self._choose(staying[-1] if staying else None)
+
+    def _choose(self, chosen: Connection | None) -> None:
+        before, self._active = self._active, chosen
+        if chosen is not None:
+            chosen.resume()
+        for connection in self._connections:
+            if connection is not chosen and connection not in self._leaving:
+                connection.retire()
+        if before is None and chosen is not None:
+            self._gone.clear()
+            self._node.joined(self)
+        elif before is not None and chosen is None:
+            self._gone.set()
+            self._node.lost(self, self._loss)
+
+
+_Counts = tuple[int, int, int, int]
+
+
+def _plus(sums: _Counts, connection: Connection) -> _Counts:
     s = connection.link.statistics
-    return s.packets_sent, s.packets_received, s.bytes_sent, s.bytes_received
+    return (
+        sums[0] + s.packets_sent, sums[1] + s.packets_received, sums[2] + s.bytes_sent, sums[3] + s.bytes_received,
+    )  # fmt: skip

@@ -34,60 +34,65 @@ class Replies(Generic[ReplyT]):
         self.waiting: set[Peer] = set(peers)  # asked, neither replied nor failed
         self._node = node
         self._request = request
+        self._reply = reply_type(type(request))
         self._open: dict[Peer, tuple[Connection, int]] = {}
         self._arrived: deque[tuple[Peer, ReplyT]] = deque()
-        self._more: asyncio.Future[None] | None = None
-        self._queued: list[asyncio.Task[None]] = []  # asks that wait for room at their peer
+        self._more: asyncio.Future[None] | None = None  # made by a loop that waits
+        self._behind: list[asyncio.Task[None]] = []  # asks that wait for room at their peer
+        self._over = False
 
     async def __aenter__(self) -> Self:
         body = encode(self._request)
-        for peer in sorted(self.waiting, key=lambda peer: (peer.seat is None, peer.seat, peer.id)):
-            try:
-                connection = peer.connection()
-            except LinkError as error:
-                self._settle(peer, error)
-                continue
-            if connection.session.asks_left:
-                self._ask(peer, connection, body)
-            else:
-                self._queued.append(asyncio.create_task(self._ask_later(peer, connection, body)))
+        try:
+            for peer in sorted(self.waiting, key=lambda peer: (peer.seat is None, peer.seat, peer.id)):
+                self._begin(peer, body)
+        except P2pflError:
+            self._cancel()
+            raise
         self._node.watch_waits()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in self._queued:
-            task.cancel()
-        for connection, number in self._open.values():
-            connection.cancel(number)
-        self._open.clear()
+        self._cancel()
+        if self._behind:
+            await asyncio.wait(self._behind)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> tuple[Peer, ReplyT]:
         while not self._arrived:
-            if not self.waiting:
+            if not self.waiting or self._over:
                 raise StopAsyncIteration
             self._more = asyncio.get_running_loop().create_future()
             await self._more
         return self._arrived.popleft()
 
-    def _ask(self, peer: Peer, connection: Connection, body: Body) -> None:
-        def sink(result: Message | P2pflError) -> None:
-            self._open.pop(peer, None)
-            self._settle(peer, result)
-
-        self._open[peer] = connection, connection.ask(body, reply_type(type(self._request)), sink)
-
-    async def _ask_later(self, peer: Peer, connection: Connection, body: Body) -> None:
+    def _begin(self, peer: Peer, body: Body) -> None:
         try:
-            await connection.room_to_ask()
+            connection = peer.connection()
         except LinkError as error:
             self._settle(peer, error)
         else:
-            self._ask(peer, connection, body)
+            if connection.session.asks_left:
+                self._ask(peer, connection, body)
+            else:
+                self._behind.append(asyncio.create_task(self._ask_later(peer, body)))
+
+    def _ask(self, peer: Peer, connection: Connection, body: Body) -> None:
+        def sink(result: Message | P2pflError) -> None:
+            del self._open[peer]
+            self._settle(peer, result)
+
+        self._open[peer] = connection, connection.ask(body, self._reply, sink)
+
+    async def _ask_later(self, peer: Peer, body: Body) -> None:
+        try:
+            self._ask(peer, await peer.room_to_ask(), body)
+        except P2pflError as error:
+            self._settle(peer, error)
 
     def _settle(self, peer: Peer, result: Message | P2pflError) -> None:
         self.waiting.discard(peer)
@@ -97,3 +102,11 @@ class Replies(Generic[ReplyT]):
             self._arrived.append((peer, cast("ReplyT", result)))
         if self._more is not None and not self._more.done():
             self._more.set_result(None)
+
+    def _cancel(self) -> None:
+        self._over = True
+        for task in self._behind:
+            task.cancel()
+        for connection, number in self._open.values():
+            connection.cancel(number)
+        self._open.clear()

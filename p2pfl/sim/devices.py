@@ -38,7 +38,7 @@ class DeviceSpec:
 
 
 class Device:
-    """The compute of one simulated node."""
+    """The compute of one simulated node: `compute` does the work, `spec` says how long it takes."""
 
     def __init__(self, spec: DeviceSpec, seed: int, seat: int, compute: Compute) -> None:
         rng = Random(f"{seed}/device/{seat}")
@@ -46,15 +46,27 @@ class Device:
         if rng.random() < spec.stragglers:
             self.examples_per_second /= spec.straggler_factor
         self._compute = compute
+        self._closed = False
 
     async def run(self, job: Job[ResultT]) -> ResultT:
         """The job's result, as late as this device has it."""
-        result = await self._compute.run(job)
-        await asyncio.sleep(job.examples / self.examples_per_second)
+        if self._closed:
+            raise RuntimeError("this device has been closed")
+        loop = asyncio.get_running_loop()
+        due: asyncio.Future[None] = loop.create_future()
+        # The timer is set before the job runs: so devices that are through at one time go on in the order in which
+        # they began, whatever the order in which threads were through. A virtual clock stands while threads compute.
+        timer = loop.call_later(job.examples / self.examples_per_second, due.set_result, None)
+        try:
+            result = await self._compute.run(job)
+            await due
+        finally:
+            timer.cancel()
         return result
 
     async def close(self) -> None:
-        await self._compute.close()
+        """This device takes no more jobs. The compute behind it belongs to all devices, and stays open."""
+        self._closed = True
 
     def __repr__(self) -> str:
         return f"<Device {self.examples_per_second:.0f} examples/s>"

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -76,3 +78,8 @@ def test_momentum_beside_another_optimizer_is_a_mistake() -> None:
 def test_specs_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         TrainSpec().lr = 1.0  # type: ignore[misc]  # the point of the test
+
+
+def test_importing_the_package_or_the_specs_loads_no_torch() -> None:
+    code = "import sys, p2pfl.learn, p2pfl.learn.specs; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

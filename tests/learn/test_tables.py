@@ -76,6 +76,7 @@ def test_hosts_with_different_files_agree_by_listing_values(tmp_path: Path) -> N
         ("a,label\n,x\n", {"missing": "drop"}, "no rows to learn from"),
         ("a,b,label\n1,,x\n2,,y\n", {"missing": "fill"}, "column 'b' is empty throughout; list it in data.drop"),
         ("", {}, "has no such column"),
+        ("a,a,label\n1,2,x\n", {}, "has two columns 'a'; rename one"),
     ],
 )
 def test_mistakes_name_line_and_column(tmp_path: Path, text: str, options: dict[str, object], words: str) -> None:

@@ -81,5 +81,5 @@ def test_windows_are_a_view_of_the_text() -> None:
     assert found.x.shape == (2920, 80)
     assert found.x.untyped_storage().nbytes() == 3000
     assert found.x.dtype == torch.uint8
-    with pytest.raises(ConfigError, match="data.window is 80, and the text has 3 characters"):
+    with pytest.raises(ConfigError, match=r"data.window is 80, and the text has 3 characters"):
         Windows.of({"one": "abc"}, 80, 0.2)

@@ -36,6 +36,7 @@ class Inbox:
 
     def admit(self, head: bytes, sizes: tuple[int, ...]) -> tuple[memoryview, ...]:
         self.announced.append((head, sizes))
+        self.changed.set()
         if self.refuse_admission:
             raise RemoteProtocolError("not expected")
         return tuple(memoryview(bytearray(size)) for size in sizes)
@@ -55,6 +56,10 @@ class Inbox:
         await self._until(lambda: len(self.packets) >= count or bool(self.errors))
         assert len(self.packets) >= count, f"the link ended: {self.errors}"
         return self.packets
+
+    async def admission(self) -> None:
+        """Wait until a packet is announced."""
+        await self._until(lambda: bool(self.announced))
 
     async def closed(self) -> LinkError:
         """Wait for the end, and see that it is told once."""

@@ -94,9 +94,10 @@ def pipe() -> tuple[PipeEnd, PipeEnd]:
     return a, b
 
 
-def pair(limits: LinkLimits = LinkLimits()) -> tuple[SealedLink, SealedLink, PipeEnd, PipeEnd]:
+def pair(limits: LinkLimits | None = None) -> tuple[SealedLink, SealedLink, PipeEnd, PipeEnd]:
     a, b = pipe()
     near, far = channels()
+    limits = limits or LinkLimits()
     return SealedLink(a, near, limits), SealedLink(b, far, limits), a, b
 
 
@@ -133,8 +134,7 @@ async def test_a_repeated_record_ends_the_link() -> None:
     far.start(inbox)
     near.start(other)
     near.send(Packet(b"pay once"))
-    while not end.inbox:
-        await asyncio.sleep(0)
+    await end.arrived.wait()
     end.inbox.append(end.inbox[0])
     assert isinstance(await inbox.closed(), RemoteProtocolError)
     assert [packet.head for packet in inbox.packets] == [b"pay once"]
@@ -238,14 +238,13 @@ async def test_an_end_that_does_not_answer_does_not_hold_up_close(monkeypatch: p
 
 
 async def test_withdrawn_halfway_the_other_end_forgets_its_part() -> None:
-    near, far, _, end = pair()
+    near, far, _, _ = pair()
     inbox = Inbox()
     far.start(inbox)
     near.start(Inbox())
     unwanted = Packet(b"unwanted", (pattern(50 * MAX_RECORD),))
     near.send(unwanted)
-    while not inbox.announced:
-        await asyncio.sleep(0)
+    await inbox.admission()
     assert near.withdraw(unwanted)
     near.send(Packet(b"wanted", (pattern(3),)))
     assert [packet.head for packet in await inbox.received(1)] == [b"wanted"]
@@ -264,8 +263,7 @@ async def test_a_transfer_that_stands_still_ends_the_link() -> None:
     near.send(Packet(b"idle links are left alone"))
     await other.received(1)
     near.send(Packet(b"stalls", (pattern(100 * MAX_RECORD),)))
-    while not other.announced:
-        await asyncio.sleep(0)
+    await other.admission()
     hold.set()
     error = await other.closed()
     assert isinstance(error, RemoteProtocolError)

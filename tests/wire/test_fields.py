@@ -95,5 +95,5 @@ def test_types_must_be_found_by_name() -> None:
     class Local(Message):
         value: "Hidden"
 
-    with pytest.raises(MessageError, match="Local: .*Hidden.* define message types at the top level"):
+    with pytest.raises(MessageError, match=r"Local: .*Hidden.* define message types at the top level"):
         check_fields(Local)

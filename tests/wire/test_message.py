@@ -169,7 +169,9 @@ def test_two_types_with_one_tag() -> None:
     class Impostor(Message, tag="Reading"):
         pass
 
-    with pytest.raises(MessageError, match=r"Reading and .*Impostor have one tag, 'Reading': .* Impostor\(Message, tag="):
+    with pytest.raises(
+        MessageError, match=r"Reading and .*Impostor have one tag, 'Reading': .* Impostor\(Message, tag="
+    ):
         Vocabulary([Reading, Impostor])
 
 

@@ -13,7 +13,17 @@ from p2pfl.wire.codec import Body, decode, encode, pack, unpack
 from p2pfl.wire.message import Message
 from p2pfl.wire.packet import Packet
 from p2pfl.wire.session import (
-    Asked, Cancelled, Credited, Failed, Farewell, Pinged, Ponged, Replied, Session, SessionLimits, Told,
+    Asked,
+    Cancelled,
+    Credited,
+    Failed,
+    Farewell,
+    Pinged,
+    Ponged,
+    Replied,
+    Session,
+    SessionLimits,
+    Told,
 )  # fmt: skip
 
 LIMITS = SessionLimits(tells=4, asks=3, silence_seconds=8.0)
@@ -357,7 +367,7 @@ class End:
 
 
 class TwoSessions(RuleBasedStateMachine):
-    """Every ask ends exactly once, no window is exceeded, nothing is raised: whatever the interleaving, in any order."""
+    """Every ask ends exactly once, no window is exceeded, nothing is raised: in whatever order packets arrive."""
 
     def __init__(self) -> None:
         super().__init__()

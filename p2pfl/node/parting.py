@@ -1,0 +1,43 @@
+"""The end of a node's links: handlers end, goodbyes are said, and what does not end in time is ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from p2pfl.errors import LinkError
+from p2pfl.node.connection import Connection
+from p2pfl.node.settings import NodeSettings
+
+__all__ = ["part"]
+
+
+async def part(connections: Sequence[Connection], ending: Iterable[asyncio.Task[Any]], settings: NodeSettings) -> None:
+    """Close the connections. Handlers may run on for `drain_seconds`; they and the tasks that are `ending` already have
+    `close_seconds` more after they have been cancelled. To cancel this ends the links at once.
+    """
+    try:
+        for connection in connections:
+            connection.say_goodbye("the node stops")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(settings.drain_seconds):
+                while handlers := _handlers(connections):
+                    await asyncio.wait(handlers)
+        for connection in connections:
+            connection.cancel_handlers()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(settings.close_seconds), asyncio.TaskGroup() as group:
+                for connection in connections:
+                    group.create_task(connection.link.close())
+                if late := [*_handlers(connections), *(task for task in ending if not task.done())]:
+                    await asyncio.wait(late)
+    finally:
+        for connection in connections:
+            connection.cancel_handlers()
+            connection.link.abort(LinkError("the node has stopped"))
+
+
+def _handlers(connections: Iterable[Connection]) -> list[asyncio.Task[None]]:
+    return [task for connection in connections for task in connection.handlers]

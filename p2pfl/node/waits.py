@@ -1,0 +1,111 @@
+"""What a node waits for, told again and again until it is there: a course that stands still says why."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from p2pfl.node.events import Waiting
+
+if TYPE_CHECKING:
+    from p2pfl.node.node import Node
+
+__all__ = ["Waits", "missing_seats"]
+
+
+class Waits:
+    """Waits that roles declare, and asks whose answers have not come. One timer for all, set only while there are any."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._declared: dict[object, tuple[str, float]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._over = False
+
+    @contextmanager
+    def declared(self, what: str) -> Iterator[Callable[[str], None]]:
+        """See Node.waiting."""
+        key = object()
+        since = asyncio.get_running_loop().time()
+
+        def reword(words: str) -> None:
+            self._declared[key] = (words, since)
+
+        reword(what)
+        self.watch()
+        try:
+            yield reword
+        finally:
+            del self._declared[key]
+
+    def watch(self) -> None:
+        """Something is being waited for: look after a while whether it still is."""
+        period = self._node.settings.report_seconds
+        if self._timer is None and math.isfinite(period) and not self._over:
+            self._timer = asyncio.get_running_loop().call_later(period, self._report, period)
+
+    def stop(self) -> None:
+        """Report no more."""
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def now(self) -> list[tuple[str, float]]:
+        """All that is waited for at this moment, and since when on the loop's clock."""
+        asked: dict[str, tuple[list[str], float]] = {}
+        for peer in self._node.known_peers():
+            for connection in peer.connections:
+                for tag, since in connection.open_asks():
+                    names, first = asked.get(tag, ([], since))
+                    asked[tag] = ([*names, peer.name], min(first, since))
+        answers = [(f"answers to {tag} from {_some(names)}", since) for tag, (names, since) in asked.items()]
+        return [*self._declared.values(), *answers]
+
+    def _report(self, period: float) -> None:
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        waits = self.now()
+        for what, since in waits:
+            if now - since >= 0.99 * period:
+                self._node.emit(Waiting(what, now - since))
+        if waits:
+            self.watch()
+
+
+def missing_seats(node: Node, seats: Sequence[int], needed: int) -> str:
+    """What it takes to link to `needed` more of these seats, in words."""
+    unknown = [seat for seat in seats if node.members.at(seat) is None]
+    silent = [seat for seat in seats if (member := node.members.at(seat)) is not None and not member.addresses]
+    words = [f"links to {needed} more of the seats {_ranges(seats)}"]
+    if unknown:
+        words.append(f"nobody is known to sit in {_ranges(unknown)}")
+    if silent and not node.addresses:
+        words.append(
+            f"neither this node nor {_ranges(silent)} listens: one of each two must, give it an address to listen at"
+        )
+    elif silent:
+        words.append(f"{_ranges(silent)} must dial this node")
+    return "; ".join(words)
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def _ranges(seats: Sequence[int]) -> str:
+    """Seats as people write them.
+
+    >>> _ranges([0, 1, 2, 5])
+    '0-2, 5'
+    """
+    runs: list[list[int]] = []
+    for seat in seats:
+        if runs and runs[-1][1] == seat - 1:
+            runs[-1][1] = seat
+        else:
+            runs.append([seat, seat])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

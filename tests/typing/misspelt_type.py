@@ -1,0 +1,16 @@
+"""A message type that does not exist."""
+# ruff: noqa: F821 - the mistake that is tested
+
+from __future__ import annotations
+
+from p2pfl import Message, Peer
+
+
+class Score(Message):
+    value: float
+
+
+class Grader:
+    @Graed.handler  # E: name-defined, untyped-decorator
+    async def grade(self, ask: Graed, peer: Peer) -> Score:  # E: name-defined
+        return Score(1.0)

@@ -59,19 +59,19 @@ def _node(arguments: list[str]) -> int:
 
 
 def _check(arguments: list[str]) -> int:
-    from p2pfl.app.show import check_command  # noqa: PLC0415 - loads torch
+    from p2pfl.app.preview import check_command  # noqa: PLC0415 - loads torch
 
     return check_command(arguments)
 
 
 def _topology(arguments: list[str]) -> int:
-    from p2pfl.app.show import topology_command  # noqa: PLC0415 - loads networkx
+    from p2pfl.app.graphs import topology_command  # noqa: PLC0415 - loads networkx
 
     return topology_command(arguments)
 
 
 def _data(arguments: list[str]) -> int:
-    from p2pfl.app.show import data_command  # noqa: PLC0415 - loads torch
+    from p2pfl.app.preview import data_command  # noqa: PLC0415 - loads torch
 
     return data_command(arguments)
 

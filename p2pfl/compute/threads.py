@@ -45,7 +45,8 @@ class _Daemons(Executor):
         self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._closed = False
         self.threads = [
-            threading.Thread(target=self._serve, name=f"p2pfl compute {number}", daemon=True) for number in range(workers)
+            threading.Thread(target=self._serve, name=f"p2pfl compute {number}", daemon=True)
+            for number in range(workers)
         ]
         for thread in self.threads:
             thread.start()

@@ -20,6 +20,7 @@ from torch import Tensor
 from p2pfl.courses.course import Course, Place
 from p2pfl.courses.gossip import GossipSettings
 from p2pfl.courses.learner import Learner, seed_of
+from p2pfl.courses.messages import require_seat
 from p2pfl.errors import ConfigError, LinkError, RemoteError, RemoteProtocolError
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted, UpdateMissing
 from p2pfl.node.node import Node
@@ -29,7 +30,7 @@ from p2pfl.topology.schedule import Schedule
 from p2pfl.wire.message import Message, Request
 from p2pfl.wire.tensor import Tensors
 
-__all__ = ["ADPSGD", "AdpsgdSettings", "Done", "Pair", "Swap", "Swapped"]
+__all__ = ["ADPSGD", "AdpsgdSettings", "Pair", "Release", "Released", "Swap", "Swapped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,12 @@ class Swap(Request[Swapped]):
     params: Tensors
 
 
-class Done(Message):
-    """I start no more exchanges."""
+class Released(Message):
+    """I need you no longer."""
+
+
+class Release(Request[Released]):
+    """I start no more exchanges. Answer as soon as you start none either, so that I can go."""
 
 
 class Pair:
@@ -72,11 +77,9 @@ class Pair:
         self._settings = settings
         self._neighbors = schedule.union.neighbors(learner.seat)
         self._rng = Random(seed_of(learner.seed, "pairs", learner.seat))
-        self._done: set[int] = set()
-        self._node: Node | None = None
+        self._through = asyncio.Event()  # we start no more exchanges
 
     async def run(self, node: Node) -> None:
-        self._node = node
         node.agree(self._learner.schema)
         await node.meet(self._neighbors)
         for round in range(self._settings.rounds):
@@ -90,7 +93,7 @@ class Pair:
         node.emit(CourseEnded(self._settings.rounds, f"all {self._settings.rounds} rounds are done"))
 
     async def _average(self, node: Node, round: int) -> None:  # noqa: A002 - the field's word
-        linked = [peer for seat in self._neighbors if (peer := node.at(seat))]
+        linked = await node.meet(self._neighbors, at_least=0)
         if not linked:
             node.emit(UpdateMissing(round + 1, "every neighbour", "none is linked"))
             return
@@ -107,23 +110,23 @@ class Pair:
 
     async def _part(self, node: Node) -> None:
         """Stay to answer until every neighbour is through, or gone."""
-        await node.tell_all([peer for seat in self._neighbors if (peer := node.at(seat))], Done())
-        with node.waiting("the neighbours to be through"):
-            while any(seat not in self._done and node.at(seat) is not None for seat in self._neighbors):
-                await node.change()
+        self._through.set()
+        async with node.ask_all(await node.meet(self._neighbors, at_least=0), Release()) as replies:
+            async for _ in replies:
+                pass
 
     @Swap.handler
     async def swap(self, ask: Swap, peer: Peer) -> Swapped:
+        require_seat(peer, *self._neighbors)
         theirs, mine = self._learner.vector(ask.params), self.params
         self.params = mine + (theirs - mine) / 2  # in one step, without an await: nothing can come in between
         return Swapped(self._learner.tensors(mine))
 
-    @Done.handler
-    async def done(self, message: Done, peer: Peer) -> None:
-        if peer.seat is not None:
-            self._done.add(peer.seat)
-        if self._node is not None:
-            self._node.stir()
+    @Release.handler
+    async def release(self, ask: Release, peer: Peer) -> Released:
+        require_seat(peer, *self._neighbors)
+        await self._through.wait()
+        return Released()
 
 
 def _play(place: Place) -> tuple[object, ...]:

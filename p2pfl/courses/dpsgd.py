@@ -20,6 +20,7 @@ from torch import Tensor
 from p2pfl.courses.course import Course, Place
 from p2pfl.courses.gossip import GossipSettings
 from p2pfl.courses.learner import Learner
+from p2pfl.courses.messages import require_seat
 from p2pfl.errors import ConfigError, RemoteProtocolError
 from p2pfl.learn.params import is_finite
 from p2pfl.learn.train import FitResult
@@ -70,7 +71,7 @@ class Mixer:
         self._learner = learner
         self._settings = settings
         self._schedule = schedule
-        self._round = 0
+        self._round = 0  # models of this one and of later ones are kept
         self._expected = 0  # models that complete the round
         self._node: Node | None = None
         self._mailbox: defaultdict[int, dict[int, Tensor]] = defaultdict(dict)  # round -> seat -> model
@@ -81,7 +82,6 @@ class Mixer:
         union = self._schedule.union
         await node.meet({*union.neighbors(self._learner.seat), *union.senders(self._learner.seat)})
         for round in range(self._settings.rounds):
-            self._round = round
             node.emit(RoundStarted(round + 1, 1))
             heard, fitted = await self._step(node, round)
             metrics = await self._settings.measure(self._learner, self.params, round, fitted)
@@ -96,13 +96,13 @@ class Mixer:
         receivers = [peer for other in graph.neighbors(seat) if (peer := node.at(other))]
         await node.tell_all(receivers, Model(round, self._learner.tensors(shared)))
         heard = await self._gather(node, round, graph.senders(seat))
-        mixed = self._mix(node, graph, shared, heard)
+        mixed = self._mix(node, round, shared, heard)
         self.params = mixed if adapt else mixed.add_(fitted.params).sub_(shared)
         return len(heard), fitted
 
-    def _mix(self, node: Node, graph: Topology, shared: Tensor, heard: dict[int, Tensor]) -> Tensor:
+    def _mix(self, node: Node, round: int, shared: Tensor, heard: dict[int, Tensor]) -> Tensor:  # noqa: A002
         """sum_j w_ij x_j in the order of the seats; models that are not finite are left out of it, and reported."""
-        row = received_weights(topology_weights(graph, self._learner.seat), heard)
+        row = received_weights(topology_weights(self._schedule.at(round), self._learner.seat), heard)
         mixed = shared * own_weight(row)
         for other in sorted(row):
             mixed.add_(heard[other], alpha=row[other])
@@ -112,8 +112,8 @@ class Mixer:
         if len(sound) == len(heard):
             return mixed  # it is our own model that has diverged
         for other in sorted(set(heard) - set(sound)):
-            node.emit(UpdateMissing(self._round + 1, f"seat {other}", "its model has NaN or infinite numbers"))
-        return self._mix(node, graph, shared, sound)
+            node.emit(UpdateMissing(round + 1, f"seat {other}", "its model has NaN or infinite numbers"))
+        return self._mix(node, round, shared, sound)
 
     async def _gather(self, node: Node, round: int, senders: tuple[int, ...]) -> dict[int, Tensor]:  # noqa: A002
         box, self._expected = self._mailbox[round], len(senders)
@@ -122,21 +122,21 @@ class Mixer:
                 while any(seat not in box and node.at(seat) is not None for seat in senders):
                     await node.change()
         del self._mailbox[round]
+        self._round = round + 1
         for seat in senders:
             if seat not in box:
                 node.emit(UpdateMissing(round + 1, f"seat {seat}", "it is not linked, or late"))
-        return {seat: model for seat, model in box.items() if seat in senders}
+        return box
 
     @Model.handler
     async def model(self, message: Model, peer: Peer) -> None:
-        if not self._round <= message.round < self._round + _ROUNDS_AHEAD:
-            if message.round >= self._round:
-                raise RemoteProtocolError(f"a model of round {message.round + 1} came in round {self._round + 1}")
+        if message.round < self._round:
             return  # it missed the deadline
-        if peer.seat is None:
-            raise RemoteProtocolError("a model came from a peer that has no seat")
+        if message.round >= self._round + _ROUNDS_AHEAD:
+            raise RemoteProtocolError(f"a model of round {message.round + 1} came in round {self._round + 1}")
+        seat = require_seat(peer, *self._schedule.at(message.round).senders(self._learner.seat))
         box = self._mailbox[message.round]
-        box[peer.seat] = self._learner.vector(message.params, finite=False)  # _mix looks
+        box[seat] = self._learner.vector(message.params, finite=False)  # _mix looks
         if self._node is not None and message.round == self._round and len(box) >= self._expected:
             self._node.stir()
 

@@ -12,14 +12,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
-from random import Random
 
 from torch import Tensor
 
 from p2pfl.courses.course import Course, Place
-from p2pfl.courses.learner import Learner, seed_of
-from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update, number
-from p2pfl.courses.rounds import Collected, RoundRules, collect, score
+from p2pfl.courses.learner import Learner
+from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update, number, require_seat
+from p2pfl.courses.rounds import Clients, Collected, RoundRules
 from p2pfl.errors import ConfigError
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted
 from p2pfl.node.node import Node
@@ -43,7 +42,7 @@ class FedAvgSettings:
     quorum: float = 1.0
     """Share of the cohort whose updates are enough; the others of the round are cancelled."""
     deadline_seconds: float = 0.0
-    """A round ends after so long with what has arrived; 0: no deadline."""
+    """A round's training ends after so long with what has arrived, and so does an evaluation; 0: no deadline."""
     weights: str = "examples"
     """`examples`: an update weighs as many as its client has; `equal`: all weigh the same."""
     min_clients: int = 0
@@ -73,7 +72,11 @@ class FedAvgSettings:
     @property
     def rules(self) -> RoundRules:
         return RoundRules(
-            self.fraction, self.over_selection, self.quorum, self.deadline_seconds, self.weights == "examples"
+            fraction=self.fraction,
+            over_selection=self.over_selection,
+            quorum=self.quorum,
+            deadline_seconds=self.deadline_seconds,
+            by_examples=self.weights == "examples",
         )
 
 
@@ -97,15 +100,16 @@ class Server:
         self.params: Tensor = learner.model.initial
         self._learner = learner
         self._settings = settings
-        self._seats = tuple(clients)
+        self._clients = Clients(tuple(clients), settings.rules, learner)
         self._best = Best(settings)
 
     async def run(self, node: Node) -> None:
         node.agree(self._learner.schema)
-        await node.meet(self._seats, at_least=self._settings.min_clients or len(self._seats))
+        seats = self._clients.seats
+        await node.meet(seats, at_least=self._settings.min_clients or len(seats))
         reason = f"all {self._settings.rounds} rounds are done"
         for round in range(self._settings.rounds):
-            collected = await self._round(node, round)
+            collected = await self._train(node, round)
             metrics = await self._evaluate(node, round, collected)
             node.emit(RoundEnded(round + 1, collected.count, metrics))
             if ended := self._best.ended(metrics):
@@ -113,16 +117,14 @@ class Server:
                 break
         if self._settings.keep == "best" and self._best.params is not None:
             self.params = self._best.params
-        await node.tell_all(node.peers, Finish(round + 1, self._learner.tensors(self.params)))
+        linked = await node.meet(seats, at_least=0)
+        await node.tell_all(linked, Finish(round + 1, self._learner.tensors(self.params)))
         node.emit(CourseEnded(round + 1, reason))
 
-    async def _round(self, node: Node, round: int) -> Collected:  # noqa: A002 - the field's word
-        linked = await node.meet(self._seats, at_least=1)
-        rules, clients = self._settings.rules, len(self._seats)
-        cohort = rules.cohort(linked, clients, Random(seed_of(self._learner.seed, "cohort", round)))
+    async def _train(self, node: Node, round: int) -> Collected:  # noqa: A002 - the field's word
+        cohort = await self._clients.cohort(node, round)
         node.emit(RoundStarted(round + 1, len(cohort)))
-        ask = Train(round, self._learner.tensors(self.params))
-        collected = await collect(node, self._learner, cohort, ask, rules, min(rules.enough(clients), len(cohort)))
+        collected = await self._clients.train(node, cohort, Train(round, self._learner.tensors(self.params)))
         self.params = self.params if collected.params is None else collected.params
         return collected
 
@@ -133,8 +135,7 @@ class Server:
             evaluation = await self._learner.evaluate(self.params, self._learner.test)
             found |= {"accuracy": evaluation.accuracy, "loss": evaluation.loss}
         if due and self._settings.evaluate in ("clients", "both"):
-            linked = await node.meet(self._seats, at_least=1)
-            scored = await score(node, linked, Evaluate(self._learner.tensors(self.params)))
+            scored = await self._clients.evaluate(node, Evaluate(round, self._learner.tensors(self.params)))
             found |= {"client_accuracy": scored.accuracy, "client_loss": scored.loss}
         metrics = {name: value for name, value in found.items() if value is not None and number(value) is not None}
         self._best.note(self.params, metrics)
@@ -181,11 +182,13 @@ class Best:
 
 
 class Trainer:
-    """A client: trains when asked to, until the course is over."""
+    """A client: trains when its server asks it to, until the course is over."""
 
-    def __init__(self, learner: Learner) -> None:
+    def __init__(self, learner: Learner, server: int) -> None:
+        """`server`: the seat that it obeys, and no other."""
         self.params: Tensor = learner.model.initial
         self._learner = learner
+        self._server = server
         self._over = asyncio.Event()
 
     async def run(self, node: Node) -> None:
@@ -195,11 +198,13 @@ class Trainer:
 
     @Train.handler
     async def train(self, ask: Train, peer: Peer) -> Update:
+        require_seat(peer, self._server)
         result = await self._learner.fit(self._learner.vector(ask.params), ask.round)
         return Update(self._learner.tensors(result.params), result.num_examples, number(result.loss))
 
     @Evaluate.handler
     async def evaluate(self, ask: Evaluate, peer: Peer) -> Score:
+        require_seat(peer, self._server)
         shard = self._learner.validation or self._learner.shard
         assert shard is not None, "only seats with examples are asked"
         found = await self._learner.evaluate(self._learner.vector(ask.params), shard)
@@ -207,6 +212,7 @@ class Trainer:
 
     @Finish.handler
     async def finish(self, message: Finish, peer: Peer) -> None:
+        require_seat(peer, self._server)
         self.params = self._learner.vector(message.params)
         self._over.set()
 
@@ -214,7 +220,7 @@ class Trainer:
 def _play(place: Place) -> tuple[object, ...]:
     if place.seat == 0:
         return (Server(place.learner, place.settings, place.topology.union.neighbors(0)),)
-    return (Trainer(place.learner),)
+    return (Trainer(place.learner, 0),)
 
 
 def _needs(topology: Topology) -> str | None:
@@ -222,4 +228,6 @@ def _needs(topology: Topology) -> str | None:
     return None if hub else "seat 0, the server, must be linked to every other seat, as in a star"
 
 
-FEDAVG = Course("fedavg", FedAvgSettings, (Server, Trainer), _play, lambda topology: tuple(range(1, topology.n)), "star", _needs)
+FEDAVG = Course(
+    "fedavg", FedAvgSettings, (Server, Trainer), _play, lambda topology: tuple(range(1, topology.n)), "star", _needs
+)

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
-from random import Random
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from p2pfl.courses.course import Course, Place
 from p2pfl.courses.fedavg import FedAvgSettings, Server, Trainer
-from p2pfl.courses.learner import Learner, seed_of
-from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update
-from p2pfl.courses.rounds import RoundRules, collect, score
+from p2pfl.courses.learner import Learner
+from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update, require_seat
+from p2pfl.courses.rounds import Clients
 from p2pfl.errors import ConfigError, CourseError
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
@@ -30,7 +29,11 @@ __all__ = ["HIERARCHICAL", "Edge", "HierarchicalSettings"]
 
 @dataclass(frozen=True, slots=True)
 class HierarchicalSettings(FedAvgSettings):
-    """The table [course] of a course file. `fraction`, `quorum` and so on hold at the root and at every edge."""
+    """The table [course] of a course file. `fraction`, `quorum`, `weights` and so on hold at the root and at every edge.
+
+    `deadline_seconds` is for one round of an edge with its clients; who asks edges allows for all of their rounds.
+    Learning rate schedules count the rounds that clients see, `edge_rounds` in each of the root.
+    """
 
     name: str = "hierarchical"
     edge_rounds: int = 1
@@ -43,40 +46,42 @@ class HierarchicalSettings(FedAvgSettings):
 
 
 class Edge:
-    """To the root a client, to its own clients a server."""
+    """To its server a client, to its own clients a server."""
 
-    def __init__(self, learner: Learner, settings: HierarchicalSettings, clients: Iterable[int]) -> None:
+    def __init__(self, learner: Learner, settings: HierarchicalSettings, clients: Iterable[int], server: int) -> None:
+        """`clients`: the seats that are asked to train; `server`: the seat that it obeys, and no other."""
         self.params: Tensor = learner.model.initial
         self._learner = learner
-        self._rules: RoundRules = settings.rules
         self._edge_rounds = settings.edge_rounds
-        self._seats = tuple(clients)
-        self._node: asyncio.Future[Node] | None = None
+        self._clients = Clients(tuple(clients), settings.rules, learner)
+        self._server = server
+        self._node: Node | None = None
+        self._ready = asyncio.Event()
         self._over = asyncio.Event()
 
     async def run(self, node: Node) -> None:
         node.agree(self._learner.schema)
-        await node.meet(self._seats)
-        self._started().set_result(node)
+        await node.meet(self._clients.seats)
+        self._node = node
+        self._ready.set()
         with node.waiting("the end of the course"):
             await self._over.wait()
 
-    def _started(self) -> asyncio.Future[Node]:
-        if self._node is None:
-            self._node = asyncio.get_running_loop().create_future()
+    async def _obey(self, peer: Peer) -> Node:
+        """Our node, once its clients are there. Messages may come before `run` has begun."""
+        require_seat(peer, self._server)
+        await self._ready.wait()
+        assert self._node is not None, "it is ready"
         return self._node
 
     @Train.handler
     async def train(self, ask: Train, peer: Peer) -> Update:
-        node = await asyncio.shield(self._started())
+        node = await self._obey(peer)
         params: Tensor = self._learner.vector(ask.params)
         for edge_round in range(self._edge_rounds):
-            linked = await node.meet(self._seats, at_least=1)
-            rng = Random(seed_of(self._learner.seed, "cohort", self._learner.seat, ask.round, edge_round))
-            cohort = self._rules.cohort(linked, len(self._seats), rng)
-            enough = min(self._rules.enough(len(self._seats)), len(cohort))
+            cohort = await self._clients.cohort(node, self._learner.seat, ask.round, edge_round)
             step = Train(ask.round * self._edge_rounds + edge_round, self._learner.tensors(params))
-            collected = await collect(node, self._learner, cohort, step, self._rules, enough)
+            collected = await self._clients.train(node, cohort, step)
             if collected.params is None:
                 raise CourseError("none of the clients of this edge gave an update")
             params = collected.params
@@ -84,25 +89,32 @@ class Edge:
 
     @Evaluate.handler
     async def evaluate(self, ask: Evaluate, peer: Peer) -> Score:
-        node = await asyncio.shield(self._started())
-        return await score(node, await node.meet(self._seats, at_least=1), ask)
+        return await self._clients.evaluate(await self._obey(peer), ask)
 
     @Finish.handler
     async def finish(self, message: Finish, peer: Peer) -> None:
-        node = await asyncio.shield(self._started())
+        node = await self._obey(peer)
         self.params = self._learner.vector(message.params)
-        await node.tell_all([child for seat in self._seats if (child := node.at(seat))], message)
+        await node.tell_all(await node.meet(self._clients.seats, at_least=0), message)
         self._over.set()
 
 
 def _play(place: Place) -> tuple[object, ...]:
-    tree = place.topology.union
-    children = tree.children(place.seat)
-    if place.seat == 0:
-        return (Server(place.learner, place.settings, children),)
-    if children:
-        return (Edge(place.learner, place.settings, children),)
-    return (Trainer(place.learner),)
+    tree: Topology = place.topology.union
+    children, parent = tree.children(place.seat), tree.parent(place.seat)
+    if parent is not None and not children:
+        return (Trainer(place.learner, parent),)
+    rounds = _rounds_below(tree, place.seat, place.settings.edge_rounds)
+    settings = replace(place.settings, deadline_seconds=place.settings.deadline_seconds * rounds)
+    if parent is None:
+        return (Server(place.learner, settings, children),)
+    return (Edge(place.learner, settings, children, parent),)
+
+
+def _rounds_below(tree: Topology, seat: int, edge_rounds: int) -> int:
+    """How many deadlines of a lowest edge this seat gives its clients: one, and all that edges below may need."""
+    edges = [child for child in tree.children(seat) if tree.children(child)]
+    return 1 + edge_rounds * max((_rounds_below(tree, edge, edge_rounds) for edge in edges), default=0)
 
 
 def _needs(topology: Topology) -> str | None:

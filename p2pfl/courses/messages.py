@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+from p2pfl.errors import RemoteProtocolError
+from p2pfl.node.peer import Peer
 from p2pfl.wire.message import Message, Request
 from p2pfl.wire.tensor import Tensors
 
-__all__ = ["Evaluate", "Finish", "Score", "Train", "Update", "number"]
+__all__ = ["Evaluate", "Finish", "Score", "Train", "Update", "number", "require_seat"]
 
 
 class Update(Message):
@@ -16,6 +18,9 @@ class Update(Message):
     params: Tensors
     num_examples: int
     loss: float | None  # over the examples seen in training; None if there were none
+
+    def __post_init__(self) -> None:
+        _check_count(self.num_examples)
 
 
 class Train(Request[Update]):
@@ -26,14 +31,20 @@ class Train(Request[Update]):
 
 
 class Score(Message):
+    """The answer to Evaluate: means over so many examples; None for what cannot be told."""
+
     loss: float | None
     accuracy: float | None
     num_examples: int
+
+    def __post_init__(self) -> None:
+        _check_count(self.num_examples)
 
 
 class Evaluate(Request[Score]):
     """Evaluate this model on your own held-out examples, or on all of yours if you hold none out."""
 
+    round: int
     params: Tensors
 
 
@@ -42,6 +53,25 @@ class Finish(Message):
 
     rounds: int
     params: Tensors
+
+
+def _check_count(num_examples: int) -> None:
+    if num_examples < 0:
+        raise ValueError(f"num_examples is {num_examples}; it must not be negative")
+
+
+def require_seat(peer: Peer, *seats: int) -> int:
+    """The seat of a peer that must sit in one of `seats`. Raises RemoteProtocolError for anybody else.
+
+    A role takes messages only from whom the topology puts above or beside it; a link alone gives no say in a course.
+    """
+    if peer.seat not in seats:
+        raise RemoteProtocolError(f"{peer.label} in seat {peer.seat} has no say here: that is for {_listed(seats)}")
+    return peer.seat
+
+
+def _listed(seats: tuple[int, ...]) -> str:
+    return f"seat {seats[0]}" if len(seats) == 1 else "neighbours"
 
 
 def number(value: float | None) -> float | None:

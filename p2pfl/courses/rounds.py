@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
@@ -80,47 +80,46 @@ class Clients:
         """Whom this round asks, by seat: drawn from those who are linked. Waits while nobody is. `draw` seeds it."""
         linked = await node.meet(self.seats, at_least=1)
         rng = Random(seed_of(self.learner.seed, "cohort", *draw))
-        chosen = rng.sample(linked, min(self.rules.asked(len(self.seats)), len(linked)))
+        chosen = set(rng.sample(linked, min(self.rules.asked(len(self.seats)), len(linked))))
         return [peer for peer in linked if peer in chosen]
 
     async def train(self, node: Node, cohort: Sequence[Peer], ask: Train) -> Collected:
         """Let the cohort train; the mean of the updates, once there are enough of them or no time is left."""
         enough = min(self.rules.enough(len(self.seats)), len(cohort))
         mean = WeightedMean(cohort)
-        num_examples, losses = 0, WeightedScalar()
-        async with node.ask_all(cohort, ask) as replies:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self.rules.deadline_seconds or None):
-                    async for peer, update in replies:
-                        try:
-                            vector = self.learner.vector(update.params)
-                            mean.add(peer, vector, update.num_examples if self.rules.by_examples else 1)
-                        except (RemoteProtocolError, ValueError) as error:
-                            node.emit(UpdateMissing(ask.round + 1, peer.name, str(error)))
-                            continue
-                        num_examples += update.num_examples
-                        losses.add(update.loss, update.num_examples)
-                        if mean.count == enough:
-                            break
-            _report_missing(node, ask.round, replies, late=mean.count < enough)
-        return Collected(mean.value(), mean.count, num_examples, losses.value)
+        losses: dict[Peer, tuple[float | None, int]] = {}
+        replies = node.ask_all(cohort, ask)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.rules.deadline_seconds or None), replies:
+                async for peer, update in replies:
+                    try:
+                        vector = self.learner.vector(update.params)
+                        mean.add(peer, vector, update.num_examples if self.rules.by_examples else 1)
+                    except (RemoteProtocolError, ValueError) as error:
+                        node.emit(UpdateMissing(ask.round + 1, peer.name, str(error)))
+                        continue
+                    losses[peer] = update.loss, update.num_examples
+                    if mean.count == enough:
+                        break
+        _report_missing(node, ask.round, replies, late=mean.count < enough)
+        num_examples = sum(examples for _, examples in losses.values())
+        return Collected(mean.value(), mean.count, num_examples, _mean(losses.values()))
 
     async def evaluate(self, node: Node, ask: Evaluate) -> Score:
         """Let all linked clients evaluate, each on its own examples; the mean weighted by their numbers."""
         linked = await node.meet(self.seats, at_least=1)
-        scores: dict[Peer, Score] = {}
-        async with node.ask_all(linked, ask) as replies:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self.rules.deadline_seconds or None):
-                    async for peer, score in replies:
-                        scores[peer] = score
-            _report_missing(node, ask.round, replies, late=True)
-        loss, accuracy, total = WeightedScalar(), WeightedScalar(), 0
-        for score in (scores[peer] for peer in linked if peer in scores):  # not as they came: sums depend on the order
-            loss.add(score.loss, score.num_examples)
-            accuracy.add(score.accuracy, score.num_examples)
-            total += score.num_examples
-        return Score(loss.value, accuracy.value, total)
+        scores: list[Score] = []
+        replies = node.ask_all(linked, ask)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.rules.deadline_seconds or None), replies:
+                async for _, score in replies:
+                    scores.append(score)
+        _report_missing(node, ask.round, replies, late=True)
+        return Score(
+            _mean((score.loss, score.num_examples) for score in scores),
+            _mean((score.accuracy, score.num_examples) for score in scores),
+            sum(score.num_examples for score in scores),
+        )
 
 
 def _report_missing(node: Node, round: int, replies: Replies[ReplyT], *, late: bool) -> None:  # noqa: A002 - the field's word
@@ -130,20 +129,8 @@ def _report_missing(node: Node, round: int, replies: Replies[ReplyT], *, late: b
         node.emit(UpdateMissing(round + 1, peer.name, "nothing came before the deadline"))
 
 
-class WeightedScalar:
-    """A mean of numbers of which some may be absent."""
-
-    __slots__ = ("_sum", "_weight")
-
-    def __init__(self) -> None:
-        self._sum = 0.0
-        self._weight = 0.0
-
-    def add(self, value: float | None, weight: float) -> None:
-        if value is not None:
-            self._sum += value * weight
-            self._weight += weight
-
-    @property
-    def value(self) -> float | None:
-        return self._sum / self._weight if self._weight > 0 else None
+def _mean(weighted: Iterable[tuple[float | None, int]]) -> float | None:
+    """The weighted mean of those numbers that are there; exact, so that the order does not matter."""
+    there = [(value, weight) for value, weight in weighted if value is not None and weight > 0]
+    total = sum(weight for _, weight in there)
+    return math.fsum(value * weight for value, weight in there) / total if total else None

@@ -137,6 +137,7 @@ class SealedLink:
                     await self._ended.wait()
         finally:
             self.abort(LinkClosed(f"said goodbye to {self.remote[:10]}, which did not answer"))
+        await self._ended.wait()
 
     def abort(self, error: LinkError) -> None:
         """End at once; see Link."""

@@ -190,11 +190,10 @@ class WebSocketTransport:
         except (LinkTruncated, RemoteProtocolError) as error:
             await wire.close(CloseCode.HANDSHAKE)
             raise HandshakeFailed(f"the handshake broke off: {error}") from error
-        except LinkError:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                wire.transport.abort()  # whoever cancels does not want to wait for a polite end
             await wire.close(CloseCode.HANDSHAKE)
-            raise
-        except asyncio.CancelledError:
-            wire.abort()
             raise
         self._established.add(wire)
         return SealedLink(wire, handshake.channel, self.limits)
@@ -202,8 +201,12 @@ class WebSocketTransport:
     def _session(self, target: Address) -> aiohttp.ClientSession:
         """One per link: nobody has to close a transport, and no pool of connections can run dry."""
         tls = (self._tls or TlsSettings()).client_context() if target.tls else True
+
+        async def refuse(*_: object) -> None:
+            raise HandshakeFailed(f"{target} redirects elsewhere: dial where it points to, if you trust that")
+
         redirects = aiohttp.TraceConfig()
-        redirects.on_request_redirect.append(_refuse_redirect)
+        redirects.on_request_redirect.append(refuse)
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=tls, use_dns_cache=False),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -326,11 +329,6 @@ class _Socket:
             if self._session is not None:
                 await self._session.close()
 
-    def abort(self) -> None:
-        """Close without a word."""
-        self._established.discard(self)
-        self.transport.abort()
-
 
 def _tune(connection: socket.socket | None) -> None:
     if connection is None:
@@ -359,7 +357,3 @@ def _dialable(where: Address, name: tuple[str, int]) -> str:
     if ipaddress.ip_address(host).is_unspecified:
         host = socket.gethostname()
     return str(replace(where, host=host, port=port))
-
-
-async def _refuse_redirect(*_: object) -> None:
-    raise HandshakeFailed("the other end redirects elsewhere: dial the address that it names, if you trust it")

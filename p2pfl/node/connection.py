@@ -15,7 +15,17 @@ from p2pfl.wire.codec import Body, Incoming
 from p2pfl.wire.message import Message
 from p2pfl.wire.packet import Packet
 from p2pfl.wire.session import (
-    Asked, Cancelled, Credited, Failed, Farewell, Pinged, Ponged, Replied, Session, SessionLimits, Told,
+    Asked,
+    Cancelled,
+    Credited,
+    Failed,
+    Farewell,
+    Pinged,
+    Ponged,
+    Replied,
+    Session,
+    SessionLimits,
+    Told,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -148,11 +158,7 @@ class Connection:
             case Ponged(seconds):
                 self.rtt_seconds = seconds
             case Farewell(reason):
-                if reason == _DUPLICATE:
-                    self._peer_retires = True
-                    self.peer.retires(self)
-                else:
-                    self.peer.leaves(self, reason)
+                self._farewell(reason)
 
     def link_closed(self, error: LinkError) -> None:
         """The link has ended; see Receiver."""
@@ -167,6 +173,13 @@ class Connection:
             ask.sink(self._failure(ask.tag, str(error)) if isinstance(error, RemoteProtocolError) else error)
         if isinstance(error, RemoteProtocolError) and not self._struck_out:
             self.peer.strike(str(error))
+
+    def _farewell(self, reason: str) -> None:
+        if reason == _DUPLICATE:
+            self._peer_retires = True
+            self.peer.retires(self)
+        else:
+            self.peer.leaves(self, reason)
 
     def _replied(self, number: int, content: Incoming) -> None:
         try:
@@ -300,7 +313,7 @@ class Connection:
         self._linger = self.loop.call_later(_LINGER_SECONDS, self._close_if_quiet, self.link.statistics.bytes_received)
 
     def _close_if_quiet(self, received: int) -> None:
-        """Goodbyes overtake transfers, hence the look at the bytes. A peer that says none does not know of the other link."""
+        """Goodbyes overtake transfers, hence the look at the bytes. A peer that says none does not know the other link."""
         flowing = self.link.statistics.bytes_received - received > _QUIET_BYTES
         if self._peer_retires and (flowing or self._running or not self.session.idle):
             self._look_again()

@@ -102,7 +102,7 @@ class Dispatch:
             return encode(reply)
         except RemoteProtocolError:
             raise
-        except Exception as error:  # noqa: BLE001 - the one supervisor: a failing handler must not end the node
+        except Exception as error:  # the one supervisor: a failing handler must not end the node
             self.failures += 1
             reason = f"{type(error).__name__}: {error}"
             log.error("handler of %s failed", entry.kind.tag, exc_info=error)

@@ -1,4 +1,4 @@
-"""Passing membership records on. It never waits in a handler: nodes that wait for each other's handlers may do so for ever."""
+"""Passing membership records on. No handler waits for it: nodes that wait for each other's handlers may do so for ever."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class Gossip:
                     batch = list(islice(due, MOST_RECORDS))
                     for peer_id in batch:
                         del due[peer_id]
-                    connection.tell(encode(Roster([member for id in batch if (member := members.get(id))])))
+                    records = [member for peer_id in batch if (member := members.get(peer_id))]
+                    connection.tell(encode(Roster(records)))
                     await connection.link.drain()
         finally:
             del self._due[peer]

@@ -1,7 +1,7 @@
 """Who takes part, where they listen and which seat they have: a table that every node holds and gossips.
 
-Each node speaks for itself: it raises the version of its own record, and others pass on what is new to them. A node that
-was given one address so learns all others. Records are hearsay until a link is made, and a link is only made with the
+Each node speaks for itself: it raises the version of its own record, and others pass on what is new to them. So a node
+that was given one address learns all others. Records are hearsay until a link is made, and a link is only made with the
 peer id that the record names; a node that hears a false record of itself outruns it.
 """
 
@@ -131,11 +131,13 @@ class Membership:
     def _enter(self, member: Member) -> None:
         known = self._table.get(member.id)
         self._table[member.id] = member
-        if known is not None and known.seat is not None and known.seat != member.seat:
-            if self._by_seat.get(known.seat) == member.id:
-                del self._by_seat[known.seat]
+        if known is not None and known.seat != member.seat and self._sits(known):
+            del self._by_seat[known.seat]  # type: ignore[arg-type]  # who sits has a seat
         if member.seat is not None:
             self._by_seat.setdefault(member.seat, member.id)  # who claims a seat that is taken does not get it
+
+    def _sits(self, member: Member) -> bool:
+        return member.seat is not None and self._by_seat.get(member.seat) == member.id
 
 
 class Directory:

@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
@@ -15,20 +14,28 @@ from p2pfl.link.base import Link, Listener, Transport
 from p2pfl.node.dialing import Dialler
 from p2pfl.node.dispatch import Dispatch
 from p2pfl.node.events import (
-    Event, EventStream, Listening, Observer, PeerJoined, PeerLost, PeerMisbehaved, PeerRefused,
+    Event,
+    EventStream,
+    Listening,
+    Observer,
+    PeerJoined,
+    PeerLost,
+    PeerMisbehaved,
+    PeerRefused,
 )  # fmt: skip
 from p2pfl.node.gossip import Gossip
 from p2pfl.node.membership import MOST_CHARACTERS, Member, Membership
 from p2pfl.node.parting import part
-from p2pfl.node.peer import Peer
+from p2pfl.node.peer import Peer, tell_all
 from p2pfl.node.replies import Replies
 from p2pfl.node.settings import NodeSettings
+from p2pfl.node.statistics import NodeStatistics, summed
 from p2pfl.node.waits import Waits, missing_seats
-from p2pfl.wire.codec import Body, encode
+from p2pfl.wire.codec import encode
 from p2pfl.wire.message import Message, Request
 from p2pfl.wire.tensor import Schema
 
-__all__ = ["Node", "NodeStatistics", "Runs"]
+__all__ = ["Node", "Runs"]
 
 ReplyT = TypeVar("ReplyT", bound=Message)
 
@@ -39,19 +46,6 @@ class Runs(Protocol):
 
     async def run(self, node: Node) -> None:
         """Do it. The node is entered; it need not be linked to anybody yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStatistics:
-    """Counts since the node was made; bytes as they crossed the wire."""
-
-    peers: int
-    messages_sent: int
-    messages_received: int
-    bytes_sent: int
-    bytes_received: int
-    handler_failures: int
-    violations: int
 
 
 class Node:
@@ -246,9 +240,9 @@ class Node:
                 self._dialler.want_peer(member)
 
     async def meet(self, seats: Iterable[int], at_least: int | None = None) -> list[Peer]:
-        """Link to those who sit there; those who are linked, in the order of the seats, once they are `at_least` so many.
+        """Link to those who sit there; the linked ones, in the order of the seats, once they are `at_least` so many.
 
-        Without `at_least`: all of them.
+        Without `at_least`: once all are.
         """
         wanted = sorted(set(seats))
         enough = len(wanted) if at_least is None else min(at_least, len(wanted))
@@ -271,48 +265,20 @@ class Node:
 
         Who is behind keeps us waiting, and nobody else. Raises MessageError for a message that cannot be sent.
         """
-        body = encode(message)
-        sent, behind, missed = [], [], []
-        for peer in peers:
-            try:
-                connection = peer.connection()
-            except LinkError:
-                missed.append(peer)
-                continue
-            if connection.session.tells_left:
-                connection.tell(body)
-                sent.append(connection)
-            else:
-                behind.append(peer)
-        if behind:
-            missed += await self._tell_later(behind, body)
-        for connection in sent:
-            await connection.link.drain()
-        return missed
-
-    async def _tell_later(self, peers: Iterable[Peer], body: Body) -> list[Peer]:
-        missed = []
-
-        async def tell(peer: Peer) -> None:
-            try:
-                await peer.tell_encoded(body)
-            except LinkError:
-                missed.append(peer)
-
-        async with asyncio.TaskGroup() as group:
-            for peer in peers:
-                group.create_task(tell(peer))
-        return missed
+        return await tell_all(peers, encode(message))
 
     def statistics(self) -> NodeStatistics:
         """Counts so far."""
-        sums = [0, 0, 0, 0]
-        for peer in self._peers.values():
-            s = peer.statistics()
-            counts = (s.messages_sent, s.messages_received, s.bytes_sent, s.bytes_received)
-            sums = [a + b for a, b in zip(sums, counts, strict=True)]
-        linked = sum(peer.connected for peer in self._peers.values())
-        return NodeStatistics(linked, *sums, self.dispatch.failures, self._violations)
+        total = summed(peer.counts() for peer in self._peers.values())
+        return NodeStatistics(
+            peers=sum(peer.connected for peer in self._peers.values()),
+            messages_sent=total.packets_sent,
+            messages_received=total.packets_received,
+            bytes_sent=total.bytes_sent,
+            bytes_received=total.bytes_received,
+            handler_failures=self.dispatch.failures,
+            violations=self._violations,
+        )
 
     def known_peers(self) -> Collection[Peer]:
         """All with whom there was ever to do, linked or not."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
-from dataclasses import dataclass
+from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from p2pfl.errors import LinkClosed, LinkError, LinkRefused, P2pflError
+from p2pfl.link.base import LinkStatistics
 from p2pfl.node.connection import Connection
+from p2pfl.node.statistics import PeerStatistics, summed
 from p2pfl.wire.codec import Body, encode
 from p2pfl.wire.message import Message, Request, reply_type
 
@@ -18,21 +19,10 @@ if TYPE_CHECKING:
     from p2pfl.node.dispatch import Dispatch
     from p2pfl.node.node import Node
 
-__all__ = ["Peer", "PeerStatistics"]
+__all__ = ["Peer", "tell_all"]
 
 ReplyT = TypeVar("ReplyT", bound=Message)
 _MOST_CONNECTIONS = 4  # the active one, and duplicates that have not ended yet
-
-
-@dataclass(frozen=True, slots=True)
-class PeerStatistics:
-    """Counts over all links that there have been with a peer; bytes as they crossed the wire."""
-
-    messages_sent: int
-    messages_received: int
-    bytes_sent: int
-    bytes_received: int
-    rtt_seconds: float | None
 
 
 class Peer:
@@ -49,7 +39,7 @@ class Peer:
         self._loss = ""  # why there is no active one any more
         self._gone = asyncio.Event()
         self._gone.set()
-        self._past = (0, 0, 0, 0)  # counts of links that have ended
+        self._past = LinkStatistics()  # of links that have ended
         self._strikes: deque[float] = deque()  # when it broke the protocol
 
     # -- for roles -------------------------------------------------------------------------------------------------
@@ -110,10 +100,14 @@ class Peer:
 
     def statistics(self) -> PeerStatistics:
         """Counts so far."""
-        sums = self._past
-        for connection in self._connections:
-            sums = _plus(sums, connection)
-        return PeerStatistics(*sums, rtt_seconds=self._active.rtt_seconds if self._active else None)
+        total = self.counts()
+        return PeerStatistics(
+            total.packets_sent,
+            total.packets_received,
+            total.bytes_sent,
+            total.bytes_received,
+            self._active.rtt_seconds if self._active else None,
+        )
 
     def __repr__(self) -> str:
         seat = "" if self.seat is None else f" seat {self.seat}"
@@ -149,6 +143,10 @@ class Peer:
     def connections(self) -> tuple[Connection, ...]:
         """All that are open."""
         return tuple(self._connections)
+
+    def counts(self) -> LinkStatistics:
+        """Counts of all links so far."""
+        return summed((self._past, *(connection.link.statistics for connection in self._connections)))
 
     def attach(self, link: Link) -> None:
         """Take a new link. Of two that were dialled at once, both ends keep the one that the smaller id dialled.
@@ -190,7 +188,7 @@ class Peer:
 
     def detached(self, connection: Connection, error: LinkError) -> None:
         """A connection has ended."""
-        self._past = _plus(self._past, connection)
+        self._past = summed((self._past, connection.link.statistics))
         self._connections.remove(connection)
         self._leaving.discard(connection)
         self._node.adopt(connection.handlers)
@@ -238,11 +236,33 @@ class Peer:
             self._node.lost(self, self._loss)
 
 
-_Counts = tuple[int, int, int, int]
+async def tell_all(peers: Iterable[Peer], body: Body) -> list[Peer]:
+    """Tell many what was encoded before; those that were not reached are given back.
 
+    Who is behind keeps the caller waiting, but nobody else from being told.
+    """
+    sent, behind, missed = [], [], []
+    for peer in peers:
+        try:
+            connection = peer.connection()
+        except LinkError:
+            missed.append(peer)
+            continue
+        if connection.session.tells_left:
+            connection.tell(body)
+            sent.append(connection)
+        else:
+            behind.append(peer)
 
-def _plus(sums: _Counts, connection: Connection) -> _Counts:
-    s = connection.link.statistics
-    return (
-        sums[0] + s.packets_sent, sums[1] + s.packets_received, sums[2] + s.bytes_sent, sums[3] + s.bytes_received,
-    )  # fmt: skip
+    async def catch_up(peer: Peer) -> None:
+        try:
+            await peer.tell_encoded(body)
+        except LinkError:
+            missed.append(peer)
+
+    async with asyncio.TaskGroup() as group:
+        for peer in behind:
+            group.create_task(catch_up(peer))
+        for connection in sent:
+            await connection.link.drain()
+    return missed

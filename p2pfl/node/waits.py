@@ -17,7 +17,7 @@ __all__ = ["Waits", "missing_seats"]
 
 
 class Waits:
-    """Waits that roles declare, and asks whose answers have not come. One timer for all, set only while there are any."""
+    """Waits that roles declare, and asks whose answers have not come. One timer serves all, while there are any."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

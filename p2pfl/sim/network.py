@@ -63,7 +63,9 @@ class Network:
         pair = "/".join(sorted((source, destination)))  # both directions of a link are equally long
         latency = self._spec.latency_ms / 1000
         latency *= Random(f"{self._seed}/latency/{pair}").lognormvariate(0, self._spec.latency_spread)
-        return _Line(source.encode(), destination.encode(), latency, Random(f"{self._seed}/jitter/{source}/{destination}"))
+        return _Line(
+            source.encode(), destination.encode(), latency, Random(f"{self._seed}/jitter/{source}/{destination}")
+        )
 
     @property
     def trace(self) -> str:

@@ -69,7 +69,9 @@ class World:
         """Enter all nodes, let them play to the end, and stop them. The first error of a role ends it all."""
         memory = MemoryNetwork(self.wire.delay)
         ids = [f"seat{seat:06d}" for seat in range(self.n)]
-        directory = Directory(Member(ids[seat], f"seat {seat}", (f"memory:{ids[seat]}",), seat) for seat in range(self.n))
+        directory = Directory(
+            Member(ids[seat], f"seat {seat}", (f"memory:{ids[seat]}",), seat) for seat in range(self.n)
+        )
         # A link of this network ends visibly or never, and a stall is found by the loop: no pings, no reports.
         settings = NodeSettings(SessionLimits(silence_seconds=math.inf), report_seconds=math.inf)
         loop = asyncio.get_running_loop()

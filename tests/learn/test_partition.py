@@ -7,10 +7,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from p2pfl.errors import ConfigError
-from p2pfl.learn.data import Dataset
+from p2pfl.learn.data import Dataset, load_dataset
 from p2pfl.learn.partition import SCHEMES, deal, partition
 from p2pfl.learn.skew import PartitionReport
-from p2pfl.learn.sources import load_dataset
 from p2pfl.learn.specs import DataSpec, PartitionSpec
 
 LABELS = np.repeat(np.arange(10), 100)

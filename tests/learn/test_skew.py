@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from p2pfl.learn.data import Dataset, Shard
+from p2pfl.learn.data import Dataset, Shard, load_dataset
 from p2pfl.learn.partition import partition
 from p2pfl.learn.skew import PartitionReport
-from p2pfl.learn.sources import load_dataset
 from p2pfl.learn.specs import DataSpec, PartitionSpec
 
 

@@ -8,12 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from p2pfl.errors import ConfigError
-from p2pfl.learn.data import Dataset, Shard
+from p2pfl.learn.data import Dataset, Shard, load_dataset
 from p2pfl.learn.evaluate import evaluate
 from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.params import bind, flatten
 from p2pfl.learn.partition import partition
-from p2pfl.learn.sources import load_dataset
 from p2pfl.learn.specs import DataSpec, ModelSpec, PartitionSpec, TrainSpec
 from p2pfl.learn.train import fit, learning_rate
 

@@ -1,4 +1,4 @@
-"""A certificate authority of the tests, and a certificate of it for 127.0.0.1: valid from 2020 to 2120, worth nothing."""
+"""A certificate authority of the tests, and its certificate for 127.0.0.1: valid from 2020 to 2120, worth nothing."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Threads:
 
 
 class _Daemons(Executor):
-    """Daemon threads, unlike those of ThreadPoolExecutor: a process that was told to stop does not wait for an epoch."""
+    """Daemon threads, unlike those of ThreadPoolExecutor: a process that is told to stop does not wait for an epoch."""
 
     def __init__(self, workers: int) -> None:
         self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()

@@ -82,7 +82,7 @@ class Pair:
     async def run(self, node: Node) -> None:
         node.agree(self._learner.schema)
         await node.meet(self._neighbors)
-        for round in range(self._settings.rounds):
+        for round in range(self._settings.rounds):  # noqa: A001 - the field's word
             node.emit(RoundStarted(round + 1, 1))
             before = self.params
             fitted = await self._learner.fit(before, round)

@@ -1,7 +1,8 @@
 """Decentralized SGD: every node trains, gives its model to its neighbours, and mixes what it gets.
 
-X. Lian, C. Zhang, H. Zhang, C.-J. Hsieh, W. Zhang, J. Liu: "Can Decentralized Algorithms Outperform Centralized Algorithms?
-A Case Study for Decentralized Parallel Stochastic Gradient Descent", NeurIPS 2017, https://arxiv.org/abs/1705.09056.
+X. Lian, C. Zhang, H. Zhang, C.-J. Hsieh, W. Zhang, J. Liu: "Can Decentralized Algorithms Outperform Centralized
+Algorithms? A Case Study for Decentralized Parallel Stochastic Gradient Descent", NeurIPS 2017,
+https://arxiv.org/abs/1705.09056.
 
 Adapt-then-combine with local epochs, as is usual in decentralized learning: x_i <- sum_j w_ij y_j, where y_j is what
 local training made of x_j. `order = "combine"` is the paper's combine-then-adapt: x_i <- sum_j w_ij x_j + (y_i - x_i).
@@ -81,7 +82,7 @@ class Mixer:
         node.agree(self._learner.schema)
         union = self._schedule.union
         await node.meet({*union.neighbors(self._learner.seat), *union.senders(self._learner.seat)})
-        for round in range(self._settings.rounds):
+        for round in range(self._settings.rounds):  # noqa: A001 - the field's word
             node.emit(RoundStarted(round + 1, 1))
             heard, fitted = await self._step(node, round)
             metrics = await self._settings.measure(self._learner, self.params, round, fitted)

@@ -1,8 +1,9 @@
 """Federated averaging.
 
-H. B. McMahan, E. Moore, D. Ramage, S. Hampson, B. Agüera y Arcas: "Communication-Efficient Learning of Deep Networks from
-Decentralized Data", AISTATS 2017, https://arxiv.org/abs/1602.05629. Over-selection and the deadline follow K. Bonawitz et
-al.: "Towards Federated Learning at Scale: System Design", MLSys 2019, https://arxiv.org/abs/1902.01046.
+H. B. McMahan, E. Moore, D. Ramage, S. Hampson, B. Agüera y Arcas: "Communication-Efficient Learning of Deep Networks
+from Decentralized Data", AISTATS 2017, https://arxiv.org/abs/1602.05629. Over-selection and the deadline follow
+K. Bonawitz et al.: "Towards Federated Learning at Scale: System Design", MLSys 2019,
+https://arxiv.org/abs/1902.01046.
 
 Deviation: a cohort is drawn from the clients that are linked at the start of the round.
 """
@@ -108,7 +109,7 @@ class Server:
         seats = self._clients.seats
         await node.meet(seats, at_least=self._settings.min_clients or len(seats))
         reason = f"all {self._settings.rounds} rounds are done"
-        for round in range(self._settings.rounds):
+        for round in range(self._settings.rounds):  # noqa: A001 - the field's word
             collected = await self._train(node, round)
             metrics = await self._evaluate(node, round, collected)
             node.emit(RoundEnded(round + 1, collected.count, metrics))

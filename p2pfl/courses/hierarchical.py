@@ -29,8 +29,9 @@ __all__ = ["HIERARCHICAL", "Edge", "HierarchicalSettings"]
 
 @dataclass(frozen=True, slots=True)
 class HierarchicalSettings(FedAvgSettings):
-    """The table [course] of a course file. `fraction`, `quorum`, `weights` and so on hold at the root and at every edge.
+    """The table [course] of a course file.
 
+    `fraction`, `quorum`, `weights` and so on hold at the root and at every edge.
     `deadline_seconds` is for one round of an edge with its clients; who asks edges allows for all of their rounds.
     Learning rate schedules count the rounds that clients see, `edge_rounds` in each of the root.
     """

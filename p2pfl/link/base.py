@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from p2pfl.errors import LinkError
 from p2pfl.wire.packet import Packet
 
-__all__ = ["Link", "LinkLimits", "LinkStatistics", "Listener", "Receiver", "Transport"]
+__all__ = ["Link", "LinkLimits", "LinkStatistics", "Listener", "Mountable", "Receiver", "Transport"]
 
 
 @dataclass(slots=True)
@@ -125,3 +125,11 @@ class Transport(Protocol):
 
         Raises ListenFailed; ConfigError for an address that is none.
         """
+
+
+@runtime_checkable
+class Mountable(Protocol):
+    """A transport whose door can be part of somebody else's web application."""
+
+    def handler(self, accept: Callable[[Link], None]) -> Callable[[Any], Awaitable[Any]]:
+        """A request handler for the application's router."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
@@ -118,8 +119,7 @@ class WebSocketTransport:
         try:
             opened = await asyncio.get_running_loop().create_server(server, where.host, where.port, ssl=tls)
         except OSError as error:
-            reason = error.strerror or error
-            raise ListenFailed(f"cannot listen at {where}: {reason}: choose another port or host") from error
+            raise ListenFailed(f"cannot listen at {where}: {_reason(error)}: choose another port or host") from error
         return WebSocketListener(opened, server, where, self._established)
 
     def handler(self, accept: Accept) -> Handler:
@@ -234,7 +234,7 @@ class WebSocketTransport:
         except aiohttp.ClientSSLError as error:
             raise HandshakeFailed(f"{target}: TLS failed ({error}): check tls_ca, or the other end's cert") from error
         except aiohttp.ClientConnectorError as error:
-            reason = error.os_error.strerror or error.os_error
+            reason = _reason(error.os_error)
             raise PeerUnreachable(f"{target}: {reason}: is the node running there, and the port right?") from error
         except aiohttp.WSServerHandshakeError as error:
             raise self._declined(target, error) from error
@@ -338,6 +338,11 @@ def _tune(connection: socket.socket | None) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
+
+
+def _reason(error: OSError) -> str:
+    """The system's words: those of asyncio repeat the address and hide the reason."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
 
 
 def _refusal(status: HTTPStatus, supported: Iterable[str] = ()) -> web.Response:

@@ -313,7 +313,7 @@ class Connection:
         self._linger = self.loop.call_later(_LINGER_SECONDS, self._close_if_quiet, self.link.statistics.bytes_received)
 
     def _close_if_quiet(self, received: int) -> None:
-        """Goodbyes overtake transfers, hence the look at the bytes. A peer that says none does not know the other link."""
+        """A goodbye overtakes transfers, hence the look at the bytes. Without one the peer knows of no other link."""
         flowing = self.link.statistics.bytes_received - received > _QUIET_BYTES
         if self._peer_retires and (flowing or self._running or not self.session.idle):
             self._look_again()

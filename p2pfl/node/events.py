@@ -10,10 +10,22 @@ from types import TracebackType
 from typing import Protocol, Self
 
 __all__ = [
-    "CourseEnded", "Event", "EventStream", "HandlerFailed", "Listening", "Observer", "PeerJoined", "PeerLost", "PeerMisbehaved", "PeerRefused",
-    "PeerUnreached", "RoundEnded", "RoundStarted",
-    "UpdateMissing", "Waiting",
-]  # fmt: skip
+    "CourseEnded",
+    "Event",
+    "EventStream",
+    "HandlerFailed",
+    "Listening",
+    "Observer",
+    "PeerJoined",
+    "PeerLost",
+    "PeerMisbehaved",
+    "PeerRefused",
+    "PeerUnreached",
+    "RoundEnded",
+    "RoundStarted",
+    "UpdateMissing",
+    "Waiting",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +165,8 @@ class CourseEnded(Event):
 class Observer(Protocol):
     """Takes the events of a node as they happen; it must not block, and must not raise."""
 
-    def push(self, event: Event) -> None: ...
+    def push(self, event: Event) -> None:
+        """Take one event."""
 
     def finish(self) -> None:
         """Nothing more will come."""

@@ -1,4 +1,4 @@
-"""Passing membership records on. No handler waits for it: nodes that wait for each other's handlers may do so for ever."""
+"""Passing membership records on. No handler waits for it: nodes could wait for each other's handlers for ever."""
 
 from __future__ import annotations
 

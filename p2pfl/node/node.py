@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
+from p2pfl.crypto.identity import Identity
 from p2pfl.errors import ConfigError, LinkError, LinkRefused, UserError
-from p2pfl.link.base import Link, Listener, Transport
+from p2pfl.link.base import Link, Listener, Mountable, Transport
+from p2pfl.link.trust import Open
 from p2pfl.node.dialing import Dialler
 from p2pfl.node.dispatch import Dispatch
 from p2pfl.node.events import (
@@ -58,7 +60,7 @@ class Node:
     def __init__(
         self,
         *roles: object,
-        transport: Transport,
+        transport: Transport | None = None,
         listen: str | Sequence[str] = (),
         peers: Sequence[str] = (),
         name: str = "",
@@ -66,7 +68,9 @@ class Node:
         members: Membership | None = None,
         settings: NodeSettings | None = None,
     ) -> None:
-        """`listen`: addresses to open; `peers`: addresses to keep links to; `seat`: the place in a topology, if given.
+        """`transport`: by default WebSockets under a fresh identity that stay on this machine and trust all who do.
+
+        `listen`: addresses to open; `peers`: addresses to keep links to; `seat`: the place in a topology, if given.
 
         `members`: a table of who is who that stands already, in place of one that is gossiped.
 
@@ -75,9 +79,9 @@ class Node:
         """
         if len(name) > MOST_CHARACTERS or not name.isprintable():
             raise ConfigError(f"name is {name[:50]!r}; it must be at most {MOST_CHARACTERS} characters that print")
-        self.transport = transport
+        self.transport: Transport = transport or _local_websockets()
         self.settings = settings or NodeSettings()
-        self.id = transport.peer_id
+        self.id = self.transport.peer_id
         self.dispatch = Dispatch(self.emit)
         self.members = members or Membership(Member(self.id, name, (), seat))
         self.members.bind(self.stir, self._pass_on)
@@ -197,6 +201,16 @@ class Node:
             for observer in tuple(self._observers):
                 observer.finish()
 
+    @property
+    def websocket(self) -> Callable[[Any], Awaitable[Any]]:
+        """The door as a handler of somebody else's aiohttp application: `app.router.add_get("/p2pfl/v1", node.websocket)`.
+
+        Raises ConfigError for a node whose transport has no such thing.
+        """
+        if not isinstance(self.transport, Mountable):
+            raise ConfigError(f"{self.transport!r} cannot be mounted on an application; use a WebSocketTransport")
+        return self.transport.handler(self.accept)
+
     # -- peers -----------------------------------------------------------------------------------------------------
 
     @property
@@ -238,6 +252,14 @@ class Node:
             member = self.members.at(seat)
             if member is not None and member.addresses:
                 self._dialler.want_peer(member)
+
+    async def linked(self, at_least: int = 1) -> list[Peer]:
+        """The linked peers, as `peers` gives them, once there are `at_least` so many."""
+        with self.waiting("links") as reword:
+            while len(peers := self.peers) < at_least:
+                reword(f"{at_least - len(peers)} more peers")
+                await self.change()
+            return peers
 
     async def meet(self, seats: Iterable[int], at_least: int | None = None) -> list[Peer]:
         """Link to those who sit there; the linked ones, in the order of the seats, once they are `at_least` so many.
@@ -380,3 +402,9 @@ class Node:
         where = f" on {', '.join(self.addresses)}" if self.addresses else ""
         linked = sum(peer.connected for peer in self._peers.values())
         return f"<Node {self.name}{seat}{where}, {linked} peers>"
+
+
+def _local_websockets() -> Transport:
+    from p2pfl.link.websocket import WebSocketTransport  # noqa: PLC0415 - aiohttp, only where sockets are used
+
+    return WebSocketTransport(Identity.generate(), trust=Open())

@@ -1,7 +1,7 @@
 """An event loop whose clock jumps to the next timer when nothing is ready.
 
-`asyncio.sleep`, `asyncio.timeout` and `loop.call_later` work as ever, an hour takes no time, and the same program runs in
-the same order again. It is a subclass of the stdlib's selector loop, because uvloop's timers cannot be given a clock.
+`asyncio.sleep`, `asyncio.timeout` and `loop.call_later` work as ever, an hour takes no time, and the same program runs
+in the same order again. It is a subclass of the stdlib's selector loop, because uvloop's timers cannot be given a clock.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from p2pfl.errors import CourseError
 
 __all__ = ["Stalled", "VirtualLoop", "run_virtual"]
 
 ResultT = TypeVar("ResultT")
+_MOST_NAMED = 5  # tasks in the sentence of a Stalled
 
 
 class Stalled(CourseError):
@@ -54,7 +57,7 @@ class _Jump(selectors.BaseSelector):
         if ready:
             return ready
         if timeout is None:
-            raise Stalled("everything waits, and nothing is under way that could end it")
+            raise Stalled(f"nothing is under way that could end the waiting of {self._loop.who_waits()}")
         self._loop.advance(timeout)
         return []
 
@@ -64,25 +67,56 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._now = 0.0
+        self._threads: Executor | None = None  # the default executor, once there is one
         self.computing = 0
         super().__init__(_Jump(self))
 
     def time(self) -> float:
+        """Seconds of virtual time."""
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Move the clock on. Called by the selector."""
+        """Move the clock on. Called by the selector; in a coroutine it makes the loop look stalled for so long."""
         self._now += seconds
 
-    def run_in_executor(self, executor: Any, func: Callable[..., ResultT], *args: Any) -> asyncio.Future[ResultT]:  # type: ignore[override]  # typeshed spells it with TypeVarTuple
-        """As ever, with the clock standing until the thread is done."""
+    def set_default_executor(self, executor: Executor) -> None:  # type: ignore[override]  # typeshed: threads only
+        """As ever."""
+        super().set_default_executor(executor)  # type: ignore[arg-type]  # it says itself what it does not take
+        self._threads = executor
+
+    def run_in_executor(  # type: ignore[override]  # typeshed spells it with TypeVarTuple
+        self, executor: Executor | None, func: Callable[..., ResultT], *args: Any
+    ) -> asyncio.Future[ResultT]:
+        """As ever, with the clock standing until the thread is done, even if nobody waits for it any more."""
+        if executor is None and self._threads is None:
+            self.set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))
+        job = cast("Executor", executor or self._threads).submit(func, *args)
         self.computing += 1
-        future = super().run_in_executor(executor, func, *args)
-        future.add_done_callback(self._computed)
+        future = asyncio.wrap_future(job, loop=self)
+        job.add_done_callback(self._job_ended)  # after the callback of `future`, which so is told first
         return future
 
-    def _computed(self, _: object) -> None:
+    def _job_ended(self, _: object) -> None:
+        """On the job's thread."""
+        with suppress(RuntimeError):  # the loop may have been closed meanwhile
+            self.call_soon_threadsafe(self._computed)
+
+    def _computed(self) -> None:
         self.computing -= 1
+
+    def who_waits(self) -> str:
+        """The tasks that have not ended, and where each of them stands."""
+        places = sorted(_place(task) for task in asyncio.all_tasks(self))
+        more = f" and {len(places) - _MOST_NAMED} more" if len(places) > _MOST_NAMED else ""
+        return ", ".join(places[:_MOST_NAMED]) + more or "this loop"
+
+
+def _place(task: asyncio.Task[Any]) -> str:
+    frames = task.get_stack()
+    if not frames:
+        return task.get_name()
+    code = frames[-1].f_code
+    return f"{task.get_name()} in {code.co_qualname} ({Path(code.co_filename).name}:{frames[-1].f_lineno})"
 
 
 def run_virtual(work: Coroutine[Any, Any, ResultT]) -> ResultT:

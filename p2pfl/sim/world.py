@@ -67,20 +67,7 @@ class World:
 
     async def run(self, observe: Observer) -> None:
         """Enter all nodes, let them play to the end, and stop them. The first error of a role ends it all."""
-        memory = MemoryNetwork(self.wire.delay)
-        ids = [f"seat{seat:06d}" for seat in range(self.n)]
-        directory = Directory(
-            Member(ids[seat], f"seat {seat}", (f"memory:{ids[seat]}",), seat) for seat in range(self.n)
-        )
-        # A link of this network ends visibly or never, and a stall is found by the loop: no pings, no reports.
-        settings = NodeSettings(SessionLimits(silence_seconds=math.inf), report_seconds=math.inf)
-        loop = asyncio.get_running_loop()
-        for seat, peer_id in enumerate(ids):
-            roles = tuple(self.play(seat, Device(self.devices, self.seed, seat, self.compute)))
-            members = directory.membership(peer_id)
-            node = Node(*roles, transport=memory.transport(peer_id), listen=peer_id, members=members, settings=settings)
-            node.observe(_Tap(seat, observe, loop))
-            self.seats.append(Seat(node, roles))
+        self._fill_seats(observe)
         try:
             for seat in self.seats:
                 await seat.node.__aenter__()
@@ -88,13 +75,29 @@ class World:
                 for seat in self.seats:
                     group.create_task(_live(seat.node))
         except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None  # the others are its consequences
+            raise _first(errors) from None  # the others are its consequences
         finally:
             for seat in self.seats:
                 await seat.node.stop()
 
+    def _fill_seats(self, observe: Observer) -> None:
+        loop = asyncio.get_running_loop()
+        memory = MemoryNetwork(self.wire.delay)
+        ids = [f"seat{number:06d}" for number in range(self.n)]
+        directory = Directory(
+            Member(peer_id, f"seat {number}", (f"memory:{peer_id}",), number) for number, peer_id in enumerate(ids)
+        )
+        # A link of this network ends visibly or never, and a stall is found by the loop: no pings, no reports.
+        settings = NodeSettings(SessionLimits(silence_seconds=math.inf), report_seconds=math.inf)
+        for number, peer_id in enumerate(ids):
+            roles = tuple(self.play(number, Device(self.devices, self.seed, number, self.compute)))
+            members = directory.membership(peer_id)
+            node = Node(*roles, transport=memory.transport(peer_id), listen=peer_id, members=members, settings=settings)
+            node.observe(_Tap(number, observe, loop))
+            self.seats.append(Seat(node, roles))
+
     def waits(self) -> list[str]:
-        """What each node waits for, for a run that stalled."""
+        """What each node waits for at this moment. Call it on the running loop."""
         return [f"seat {number}: {what}" for number, seat in enumerate(self.seats) for what, _ in seat.node.waits()]
 
 
@@ -102,3 +105,8 @@ async def _live(node: Node) -> None:
     """As on a host: play the roles, then say goodbye and be gone."""
     await node.run()
     await node.stop()
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

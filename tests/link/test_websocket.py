@@ -159,15 +159,22 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 async def something_else(serve: Serve) -> AsyncIterator[str]:
     """A TCP server that is no node."""
 
+    answered = asyncio.Event()
+    answered.set()
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answered.clear()
         await serve(reader, writer)
         writer.close()
+        await writer.wait_closed()
+        answered.set()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     try:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+        await answered.wait()
 
 
 # ---- conformance
@@ -309,7 +316,7 @@ async def test_closing_the_door_keeps_the_links() -> None:
 
 async def test_a_port_in_use() -> None:
     async with listening(transport(BOB)) as door:
-        with pytest.raises(ListenFailed, match=f"127.0.0.1:{door.port}.*in use.*another port"):
+        with pytest.raises(ListenFailed, match=rf"127\.0\.0\.1:{door.port}.*in use.*another port"):
             await transport(ALICE).listen(str(door.port), lambda link: None)
 
 
@@ -319,12 +326,12 @@ async def test_a_port_in_use() -> None:
 async def test_nobody_listens() -> None:
     async with something_else(lambda reader, writer: reader.read()) as address:
         pass
-    with pytest.raises(PeerUnreachable, match=f"{address}.*refused.*running there"):
+    with pytest.raises(PeerUnreachable, match=rf"{address}.*refused.*running there"):
         await transport().dial(address)
 
 
 async def test_an_unknown_host() -> None:
-    with pytest.raises(PeerUnreachable, match="no-such-host.invalid.*not known"):
+    with pytest.raises(PeerUnreachable, match=r"no-such-host\.invalid.*not known"):
         await transport().dial("no-such-host.invalid:9000")
 
 

@@ -14,13 +14,14 @@ from p2pfl.courses.course import Course, Place
 from p2pfl.courses.learner import Learner
 from p2pfl.errors import ConfigError
 from p2pfl.learn.data import Dataset, Shard, load_dataset
+from p2pfl.learn.lookup import unknown
 from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.partition import partition
 from p2pfl.topology.families import build
 from p2pfl.topology.file import loads
 from p2pfl.topology.schedule import Schedule
 
-__all__ = ["COMPUTES", "Setup", "build_topology", "prepare", "topology_notes"]
+__all__ = ["COMPUTES", "Setup", "build_topology", "make_compute", "prepare", "topology_notes"]
 
 COMPUTES: dict[str, Callable[[], Compute]] = {"inline": Inline, "threads": Threads}
 
@@ -49,6 +50,13 @@ class Setup:
     def roles(self, seat: int, compute: Compute) -> tuple[object, ...]:
         """The roles of one seat."""
         return self.course.play(Place(seat, self.topology, self.learner(seat, compute), self.config.course))
+
+
+def make_compute(name: str) -> Compute:
+    """Where training runs. Raises ConfigError for a name that is none of COMPUTES."""
+    if name not in COMPUTES:
+        raise unknown("--compute", name, COMPUTES)
+    return COMPUTES[name]()
 
 
 def build_topology(spec: TopologySpec, course: Course) -> Schedule:

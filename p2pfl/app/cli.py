@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
-from p2pfl.errors import P2pflError, UserError
+from p2pfl.errors import ListenFailed, P2pflError, UserError
 
 __all__ = ["main"]
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command is None:
             raise UserError(f"there is no command {name!r}; p2pfl --help lists them")
         return command(rest)
-    except UserError as error:
+    except (UserError, ListenFailed) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except P2pflError as error:
@@ -44,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # who read our output has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would flush in vain at exit
+        return 1
 
 
 def _simulate(arguments: list[str]) -> int:

@@ -25,7 +25,16 @@ from p2pfl.sim.devices import DeviceSpec
 from p2pfl.sim.network import NetworkSpec
 from p2pfl.topology.file import dumps, load
 
-__all__ = ["COURSES", "Config", "TopologySpec", "course_hash", "from_mapping", "load_config", "to_mapping", "with_topology"]
+__all__ = [
+    "COURSES",
+    "Config",
+    "TopologySpec",
+    "course_hash",
+    "from_mapping",
+    "load_config",
+    "to_mapping",
+    "with_topology",
+]
 
 SettingsT = TypeVar("SettingsT")
 
@@ -65,20 +74,28 @@ class Config(Generic[SettingsT]):
 
 
 def load_config(path: Path) -> Config[Any]:
-    """Read a course file. Raises ConfigError in one sentence that names file, field and mend."""
+    """Read a course file: TOML, or the course.json of a run. Raises ConfigError naming file, field and mend."""
     try:
-        with path.open("rb") as file:
-            given = tomllib.load(file)
+        given = _read(path)
     except FileNotFoundError:
-        raise ConfigError(f"there is no course file {path}; give the path of one, such as examples/digits.toml") from None
+        raise ConfigError(
+            f"there is no course file {path}; give the path of one, such as examples/digits.toml"
+        ) from None
     except OSError as error:
         raise ConfigError(f"the course file {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
+    except (tomllib.TOMLDecodeError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from error
     try:
         return with_topology(from_mapping(given), path.parent)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    if path.suffix == ".json":
+        return msgspec.json.decode(content, type=dict[str, Any])
+    return tomllib.loads(content.decode())
 
 
 def with_topology(config: Config[Any], folder: Path = Path()) -> Config[Any]:
@@ -141,4 +158,6 @@ def course_hash(config: Config[Any]) -> str:
         del agreed[simulated]
     if any(mark in config.data.source for mark in "/.{"):
         agreed["data"]["source"] = "local files"
-    return hashlib.blake2b(msgspec.json.encode(agreed, order="sorted"), digest_size=16, person=b"p2pfl-course").hexdigest()
+    return hashlib.blake2b(
+        msgspec.json.encode(agreed, order="sorted"), digest_size=16, person=b"p2pfl-course"
+    ).hexdigest()

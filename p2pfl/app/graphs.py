@@ -57,7 +57,9 @@ def _show(options: argparse.Namespace) -> int:
     console = Console(highlight=False, soft_wrap=True)
     console.print(table(options.topology, ["", "value"], [list(row) for row in report.rows()]))
     if found.members:
-        rows = [[str(m.seat), m.name, found.schedule.union.role(m.seat), m.address or "dials out"] for m in found.members]
+        rows = [
+            [str(m.seat), m.name, found.schedule.union.role(m.seat), m.address or "dials out"] for m in found.members
+        ]
         console.print(table("members", ["seat", "name", "role", "address"], rows))
     for note in found.notes(options.rounds):
         console.print(f"note: {note}", markup=False)

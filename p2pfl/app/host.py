@@ -1,7 +1,7 @@
 """`python -m p2pfl.node`: one node of a course on this host.
 
-The first node has the course file and gives seats; the others are told an address and ask there for the course. Data and
-code of models are always this host's own.
+The first node has the course file and gives seats; the others are told an address and ask there for the course. Data
+and code of models are always this host's own.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import torch
 import tyro
 import uvloop
 
-from p2pfl.app.build import COMPUTES, Setup, prepare, topology_notes
+from p2pfl.app.build import Setup, make_compute, prepare, topology_notes
 from p2pfl.app.config import Config, course_hash, from_mapping, load_config, to_mapping, with_topology
 from p2pfl.app.console import Display
+from p2pfl.app.options import parse
 from p2pfl.app.registrar import Courier, CourseText, FetchCourse, Join, Registrar
 from p2pfl.app.run import RunFolder, model_hash
 from p2pfl.courses.course import HoldsModel
@@ -30,7 +31,7 @@ from p2pfl.errors import ConfigError, CourseError, LinkError, RemoteError
 from p2pfl.link.tls import TlsSettings
 from p2pfl.link.trust import parse_trust
 from p2pfl.link.websocket import WebSocketTransport
-from p2pfl.node.events import CourseEnded, Event, RoundEnded, RoundStarted
+from p2pfl.node.events import Event, RoundEnded, RoundStarted
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
 from p2pfl.topology.file import loads
@@ -112,12 +113,13 @@ def host_command(arguments: list[str]) -> tuple[NodeOptions, Config[Any] | None,
     rest, course = _without_course(arguments)
     program = "python -m p2pfl.node"
     if course is None:
-        joining = tyro.cli(Joining, prog=program, args=rest)
-        _need_peers(joining.node)
+        joining = parse(Joining, rest, program)
+        if not joining.node.peers:
+            raise ConfigError("give --course FILE to start a course, or --peers ADDRESS to join one")
         return joining.node, None, joining.data
     config = load_config(Path(course))
     kind: Any = Hosting[type(config.course)]  # type: ignore[misc]  # the class of settings is known only now
-    hosting = tyro.cli(kind, prog=f"{program} --course {course}", args=rest, default=Hosting(config))
+    hosting = parse(kind, rest, f"{program} --course {course}", Hosting(config))
     if not hosting.node.listen and not hosting.node.peers:
         raise ConfigError("nobody could reach this node: give --listen, such as --listen :7700, or --peers, or both")
     return hosting.node, with_topology(hosting.config), LocalData()
@@ -137,18 +139,12 @@ def _without_course(arguments: list[str]) -> tuple[list[str], str | None]:
     return rest, course
 
 
-def _need_peers(options: NodeOptions) -> None:
-    if not options.peers:
-        raise ConfigError("give --course FILE to start a course, or --peers ADDRESS to join one")
-
-
 class Host:
     """One run of a node on this host."""
 
     def __init__(self, options: NodeOptions, config: Config[Any] | None, data: LocalData) -> None:
         """Raises UserError for keys, trust and certificates that cannot work."""
-        if options.compute not in COMPUTES:
-            raise ConfigError(f"--compute is {options.compute!r}; it must be one of {', '.join(COMPUTES)}")
+        self._compute = make_compute(options.compute)
         self._options = options
         self._config = config
         self._data = data
@@ -162,7 +158,6 @@ class Host:
 
     async def run(self) -> int:
         """Play the course to its end; the exit code."""
-        compute = COMPUTES[self._options.compute]()
         with ExitStack() as kept, self._display, self._node.events() as events:
             watching = asyncio.create_task(self._watch(events))
             try:
@@ -170,7 +165,7 @@ class Host:
                     self._display.line(f"peer id {node.id}")
                     self._display.row("node", id=node.id, addresses=node.addresses)
                     setup, seat, courier = await self._come_together(node)
-                    roles = setup.roles(seat, compute)
+                    roles = setup.roles(seat, self._compute)
                     node.add(courier, *roles)
                     folder = kept.enter_context(RunFolder(self._options.runs, setup.config, self._options.run))
                     await node.members.announce(seat=seat)
@@ -178,7 +173,7 @@ class Host:
                     await self._play(node, setup, roles, folder)
             finally:
                 watching.cancel()
-                await compute.close()
+                await self._compute.close()
         return 0
 
     async def _play(self, node: Node, setup: Setup, roles: tuple[object, ...], folder: RunFolder) -> None:
@@ -239,10 +234,15 @@ class Host:
         elif self._config is not None:
             config = self._config
         if _is_local(config) and not self._data.source and self._config is None:
-            raise ConfigError(f"the course says data.source {config.data.source!r}; say --data.source PATH on this host")
+            raise ConfigError(
+                f"the course says data.source {config.data.source!r}; say --data.source PATH on this host"
+            )
         registrar = await self._registrar(node, course.registrar)
         join = Join(course_hash(config), self._options.name, self._options.seat)
-        seat = (await registrar.ask(join)).seat
+        try:
+            seat = (await registrar.ask(join)).seat
+        except RemoteError as error:
+            raise ConfigError(error.reason) from error
         setup = await asyncio.to_thread(prepare, config, seat)
         return setup, seat, Courier(course)
 

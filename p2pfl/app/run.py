@@ -1,11 +1,11 @@
 """The folder that every run leaves: the resolved course, metrics as JSON lines, the final model, a log.
 
-    runs/fedavg-1a2b3c-20260102-030405/
-        course.json          what was run, with all defaults; `p2pfl simulate` takes it back
-        metrics.jsonl        one object per round
-        log.txt              one line per event
-        model.safetensors    the final model by parameter names
-        report.json          figures of the whole run, with the model's hash
+runs/fedavg-1a2b3c-20260102-030405/
+    course.json          what was run, with all defaults; `p2pfl simulate` takes it back
+    metrics.jsonl        one object per round
+    log.txt              one line per event
+    model.safetensors    the final model by parameter names
+    report.json          figures of the whole run, with the model's hash
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class RunFolder:
             self._metrics: TextIO = (self.path / "metrics.jsonl").open("w", encoding="utf-8")
             self._log: TextIO = (self.path / "log.txt").open("w", encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"--runs: {self.path} cannot be written ({error.strerror}); name another folder") from error
+            raise ConfigError(
+                f"--runs: {self.path} cannot be written ({error.strerror}); name another folder"
+            ) from error
 
     def metrics(self, **row: object) -> None:
         """One line of metrics.jsonl."""
@@ -60,7 +62,8 @@ class RunFolder:
 
     def model(self, layout: Layout, params: Tensor) -> None:
         """model.safetensors, whole or not at all."""
-        named = {entry.name: view.contiguous().clone() for entry, view in zip(layout.entries, layout.views(params), strict=True)}
+        views = zip(layout.entries, layout.views(params), strict=True)
+        named = {entry.name: view.contiguous().clone() for entry, view in views}
         self._write("model.safetensors", save(named, {"hash": model_hash(params)}))
 
     def report(self, figures: dict[str, object]) -> None:
@@ -75,7 +78,9 @@ class RunFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._metrics.close()
         self._log.close()
 

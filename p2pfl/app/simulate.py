@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -11,16 +12,18 @@ import torch
 import tyro
 from torch import Tensor
 
-from p2pfl.app.build import COMPUTES, Setup, prepare, topology_notes
+from p2pfl.app.build import Setup, make_compute, prepare, topology_notes
 from p2pfl.app.config import Config, course_hash
 from p2pfl.app.console import Display, table
 from p2pfl.app.options import parse_options
 from p2pfl.app.run import RunFolder, model_hash
+from p2pfl.compute.inline import Inline
+from p2pfl.compute.job import Compute
 from p2pfl.courses.course import HoldsModel
 from p2pfl.node.events import CourseEnded, Event, UpdateMissing
 from p2pfl.sim.loop import Stalled, run_virtual
 from p2pfl.sim.report import Recorder, Round
-from p2pfl.sim.world import World
+from p2pfl.sim.world import Observer, World
 
 __all__ = ["Outcome", "SimulateOptions", "simulate", "simulate_command"]
 
@@ -60,13 +63,18 @@ def simulate_command(arguments: list[str]) -> int:
     options = parse_options(SimulateOptions, arguments, "p2pfl simulate")
     torch.set_num_threads(1)
     started = time.perf_counter()
+    compute = make_compute(options.compute)
     setup = prepare(options.config)
     display = Display(as_json=options.json, total=options.config.course.rounds)
     with RunFolder(options.runs, options.config, options.run) as folder, display:
         display.line(f"{setup.topology!r}, {setup.dataset!r}, {setup.model!r}")
         for note in topology_notes(options.config):
             display.line(f"note: {note}")
-        outcome = simulate(setup, options.compute, lambda done: _show_round(display, folder, done), _told(display, folder))
+        try:
+            outcome = simulate(setup, compute, lambda done: _show_round(display, folder, done), _told(display, folder))
+        except KeyboardInterrupt:
+            display.line(f"interrupted; the rounds so far are in {folder.path}")
+            raise
         seconds = time.perf_counter() - started
         figures = {
             "course": course_hash(options.config),
@@ -86,11 +94,24 @@ def simulate_command(arguments: list[str]) -> int:
     return 0
 
 
-def simulate(setup: Setup, compute: str, ended: Any, told: Any) -> Outcome:
-    """Simulate a prepared course; `ended` is told of each round, `told` of other events."""
+def simulate(
+    setup: Setup,
+    compute: Compute | None = None,
+    ended: Callable[[Round], None] = lambda done: None,
+    told: Observer = lambda seconds, seat, event: None,
+) -> Outcome:
+    """Simulate a prepared course; `ended` is told of each round, `told` of other events.
+
+    Computes on the loop itself unless told where. Raises Stalled, naming what is waited for, and what roles raise.
+    """
     coordinated = len(setup.shards) < setup.topology.n
     world = World(
-        setup.topology.n, setup.roles, COMPUTES[compute](), setup.config.network, setup.config.devices, setup.config.seed
+        setup.topology.n,
+        setup.roles,
+        compute or Inline(),
+        setup.config.network,
+        setup.config.devices,
+        setup.config.seed,
     )
     recorder = Recorder(world.wire, 1 if coordinated else setup.topology.n, ended, told)
     clock = [0.0]
@@ -119,7 +140,7 @@ def _show_round(display: Display, folder: RunFolder, done: Round) -> None:
     display.step(done.round, f"round {done.round}")
 
 
-def _told(display: Display, folder: RunFolder) -> Any:
+def _told(display: Display, folder: RunFolder) -> Observer:
     def told(seconds: float, seat: int, event: Event) -> None:
         folder.log(f"{seconds:.6f} seat {seat}: {event}")
         if isinstance(event, UpdateMissing) or (isinstance(event, CourseEnded) and seat == 0):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from random import Random
 
 from torch import Tensor
 
@@ -26,7 +26,8 @@ def seed_of(*parts: object) -> int:
     >>> seed_of(1, "round", 2) == seed_of(1, "round", 2) != seed_of(1, "round", 3)
     True
     """
-    return Random("/".join(map(str, parts))).getrandbits(63)
+    text = "/".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8, person=b"p2pfl-seed").digest()) >> 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

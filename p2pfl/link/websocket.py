@@ -192,7 +192,7 @@ class WebSocketTransport:
             raise HandshakeFailed(f"the handshake broke off: {error}") from error
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError):
-                wire.transport.abort()  # whoever cancels does not want to wait for a polite end
+                wire.cut()  # whoever cancels does not want to wait for a polite end
             await wire.close(CloseCode.HANDSHAKE)
             raise
         self._established.add(wire)
@@ -318,16 +318,22 @@ class _Socket:
 
     async def close(self, code: CloseCode) -> None:
         self._established.discard(self)
+        polite = False
         try:
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self._ws.close(code=code)
-        except TimeoutError:
-            pass
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._ws.close(code=code)
+                    polite = True
         finally:
-            if self.transport.get_write_buffer_size():
-                self.transport.abort()
+            if not polite:
+                self.cut()
             if self._session is not None:
                 await self._session.close()
+
+    def cut(self) -> None:
+        """Drop the connection, with what is still to be sent."""
+        with suppress(AttributeError):  # asyncio's, from a transport that had flushed and lost its connection already
+            self.transport.abort()
 
 
 def _tune(connection: socket.socket | None) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from p2pfl.errors import MessageError, RemoteProtocolError
 from p2pfl.node.events import Event, HandlerFailed
-from p2pfl.wire.codec import Body, Incoming, announced, decode, encode
+from p2pfl.wire.codec import Body, Incoming, announced, decode, encode, outline
 from p2pfl.wire.message import Message, Request, Vocabulary, handlers_of, reply_type
-from p2pfl.wire.tensor import Schema, Tensors
+from p2pfl.wire.tensor import Schema
 
 if TYPE_CHECKING:
     from p2pfl.node.peer import Peer
@@ -60,7 +59,8 @@ class Dispatch:
         """Memory for the tensors of a message, once the head proves that they are what it says and what was agreed."""
         expected: list[int] = []
         for schema in announced(head):
-            self._must_be_agreed(schema)
+            if self.schemas and schema not in self.schemas:
+                raise RemoteProtocolError(f"tensors of another shape than agreed: {outline(schema)}")
             expected.extend(spec.nbytes for spec in schema)
         if sorted(expected) != sorted(sizes):
             raise RemoteProtocolError("the announced buffers are not those of the tensors in the head")
@@ -70,15 +70,7 @@ class Dispatch:
         """The message, if it is of `kind` and its tensors are as agreed. Raises RemoteProtocolError."""
         if content.tag != kind.tag:
             raise RemoteProtocolError(f"{content.tag[:40]!r} came where {kind.tag} was due")
-        message = decode(kind, content)
-        if self.schemas and content.buffers:
-            for tensors in _tensors_in(message):
-                self._must_be_agreed(tensors.schema)
-        return message
-
-    def _must_be_agreed(self, schema: Schema) -> None:
-        if self.schemas and schema not in self.schemas:
-            raise RemoteProtocolError(f"tensors of another shape than agreed: {_outline(schema)}")
+        return decode(kind, content, self.schemas)
 
     async def run(self, peer: Peer, content: Incoming, *, asked: bool) -> Body | None:
         """Handle one message of a peer; the encoded reply, if it was asked for one.
@@ -108,19 +100,3 @@ class Dispatch:
             log.error("handler of %s failed", entry.kind.tag, exc_info=error)
             self._emit(HandlerFailed(peer.id, entry.kind.tag, reason))
             raise HandlerError(reason) from error
-
-
-def _tensors_in(value: object) -> Iterator[Tensors]:
-    if isinstance(value, Tensors):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors_in(item)
-    elif isinstance(value, dict):
-        yield from _tensors_in(list(value.values()))
-    elif dataclasses.is_dataclass(value):
-        yield from _tensors_in([getattr(value, field.name) for field in dataclasses.fields(value)])
-
-
-def _outline(schema: Schema) -> str:
-    return ", ".join(f"{spec.name} {spec.dtype}{spec.shape}" for spec in schema[:3])[:200]

@@ -1,16 +1,19 @@
 """An event loop whose clock jumps to the next timer when nothing is ready.
 
 `asyncio.sleep`, `asyncio.timeout` and `loop.call_later` work as ever, an hour takes no time, and the same program runs
-in the same order again. It is a subclass of the stdlib's selector loop, because uvloop's timers cannot be given a clock.
+in the same order again. It subclasses the stdlib's selector loop because uvloop's timers cannot be given a clock.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import math
 import selectors
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -19,6 +22,7 @@ from p2pfl.errors import CourseError
 __all__ = ["Stalled", "VirtualLoop", "run_virtual"]
 
 ResultT = TypeVar("ResultT")
+_RESOLUTION = time.get_clock_info("monotonic").resolution  # by which asyncio lets timers be early
 _MOST_NAMED = 5  # tasks in the sentence of a Stalled
 
 
@@ -78,11 +82,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def advance(self, seconds: float) -> None:
         """Move the clock on. Called by the selector; in a coroutine it makes the loop look stalled for so long."""
         self._now += seconds
+        if self._now + _RESOLUTION == self._now:  # after some months a timer is due only when its time is over
+            self._now = math.nextafter(self._now, math.inf)
 
-    def set_default_executor(self, executor: Executor) -> None:  # type: ignore[override]  # typeshed: threads only
+    def set_default_executor(self, executor: ThreadPoolExecutor) -> None:  # type: ignore[override]  # typeshed: Any
         """As ever."""
-        super().set_default_executor(executor)  # type: ignore[arg-type]  # it says itself what it does not take
+        super().set_default_executor(executor)
         self._threads = executor
+
+    async def shutdown_default_executor(self, *args: Any) -> None:
+        """As ever; a thread does it."""
+        self.computing += 1
+        try:
+            await super().shutdown_default_executor(*args)
+        finally:
+            self.computing -= 1
 
     def run_in_executor(  # type: ignore[override]  # typeshed spells it with TypeVarTuple
         self, executor: Executor | None, func: Callable[..., ResultT], *args: Any
@@ -121,10 +135,23 @@ def _place(task: asyncio.Task[Any]) -> str:
 
 def run_virtual(work: Coroutine[Any, Any, ResultT]) -> ResultT:
     """`asyncio.run` on a virtual loop of its own. Raises Stalled where the program waits for ever."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    with _rare_collections(), asyncio.Runner(loop_factory=VirtualLoop) as runner:
         try:
             return runner.run(work)
         except Stalled:
             with suppress(Stalled):  # so that the cancelled tasks can end
                 runner.get_loop().run_until_complete(asyncio.sleep(0))
             raise
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Thousands of nodes are a million objects that live to the end: to search them for cycles all the time doubles the
+    cost of a message. What a simulation leaves behind is freed by reference counts, nearly all of it.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, 50, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)

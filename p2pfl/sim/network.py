@@ -6,10 +6,13 @@ import asyncio
 import hashlib
 from dataclasses import dataclass
 from random import Random
+from struct import Struct
 
 from p2pfl.errors import ConfigError
 
 __all__ = ["Network", "NetworkSpec"]
+
+_SENT = Struct("<8sqd")  # one entry of the trace: link, bytes, seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +53,21 @@ class Network:
             line = self._links[source, destination] = self._new_line(source, destination)
         self.packets += 1
         self.bytes += size
-        self._trace.update(b"%s>%s %d %.9f\n" % (line.source, line.destination, size, now))
+        self._trace.update(_SENT.pack(line.key, size, now))
         spec = self._spec
         if spec.bandwidth_mbps:
             line.free_at = max(now, line.free_at) + size * 8e-6 / spec.bandwidth_mbps
         else:
             line.free_at = now
-        late = line.latency * (1 + spec.jitter * line.rng.random()) if spec.jitter else line.latency
+        late = line.latency * (1 + spec.jitter * line.rng.random()) if line.rng else line.latency
         return line.free_at + late - now
 
     def _new_line(self, source: str, destination: str) -> _Line:
         pair = "/".join(sorted((source, destination)))  # both directions of a link are equally long
         latency = self._spec.latency_ms / 1000
         latency *= Random(f"{self._seed}/latency/{pair}").lognormvariate(0, self._spec.latency_spread)
-        return _Line(
-            source.encode(), destination.encode(), latency, Random(f"{self._seed}/jitter/{source}/{destination}")
-        )
+        rng = Random(f"{self._seed}/jitter/{source}/{destination}") if self._spec.jitter else None
+        return _Line(hashlib.blake2b(f"{source}/{destination}".encode(), digest_size=8).digest(), latency, rng)
 
     @property
     def trace(self) -> str:
@@ -77,8 +79,7 @@ class Network:
 class _Line:
     """One direction of a link."""
 
-    source: bytes
-    destination: bytes
+    key: bytes  # stands for both ends in the trace
     latency: float  # seconds
-    rng: Random
+    rng: Random | None  # for jitter; two kilobytes, so only where there is some
     free_at: float = 0.0  # when what was sent before has left

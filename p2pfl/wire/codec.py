@@ -15,7 +15,7 @@ import itertools
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -27,7 +27,7 @@ from p2pfl.wire.message import Message
 from p2pfl.wire.packet import Packet
 from p2pfl.wire.tensor import Schema, Tensors, describe, parse, schema_bytes
 
-__all__ = ["Body", "Incoming", "announced", "decode", "encode", "pack", "unpack"]
+__all__ = ["Body", "Incoming", "announced", "decode", "encode", "outline", "pack", "unpack"]
 
 MessageT = TypeVar("MessageT", bound=Message)
 _INT_BOUNDS = (-(1 << 63), (1 << 64) - 1)
@@ -62,9 +62,10 @@ def encode(message: Message) -> Body:
     return Body(message.tag, json, tuple(buffers))
 
 
-def decode(kind: type[MessageT], incoming: Incoming) -> MessageT:
+def decode(kind: type[MessageT], incoming: Incoming, agreed: Collection[Schema] = ()) -> MessageT:
     """Make the message of what was received. Raises RemoteProtocolError, naming the field, where it does not fit.
 
+    `agreed`: the schemas that tensors may have; none given: any.
     A `__post_init__` of the message type may refuse values by TypeError or ValueError, to the same end.
     """
 
@@ -73,6 +74,8 @@ def decode(kind: type[MessageT], incoming: Incoming) -> MessageT:
             raise TypeError(f"{wanted} is not a wire type")
         try:
             located = parse(described)
+            if agreed and located.tensors not in agreed:
+                raise RemoteProtocolError(f"tensors of another shape than agreed: {outline(located.tensors)}")
             return Tensors(located.tensors, incoming.buffers[located.at : located.at + len(located.tensors)])
         except (MessageError, RemoteProtocolError) as error:
             raise ValueError(error) from error  # for msgspec, which adds where in the message it was
@@ -82,6 +85,11 @@ def decode(kind: type[MessageT], incoming: Incoming) -> MessageT:
         return msgspec.convert(incoming.fields, kind, strict=True, dec_hook=tensors)
     except (msgspec.ValidationError, TypeError, ValueError, RecursionError) as error:
         raise RemoteProtocolError(f"{kind.tag}: {error}") from error
+
+
+def outline(schema: Schema) -> str:
+    """A schema in at most 200 characters."""
+    return ", ".join(f"{spec.name} {spec.dtype}{spec.shape}" for spec in schema[:3])[:200]
 
 
 def pack(kind: str, number: int, body: Body | None = None, **fields: object) -> Packet:

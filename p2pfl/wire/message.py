@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform, g
 from p2pfl.errors import MessageError
 from p2pfl.wire.fields import check_fields
 
-__all__ = ["Handlers", "Message", "Request", "Vocabulary", "handlers_of", "reply_type"]
+__all__ = ["Handlers", "Message", "Request", "Vocabulary", "handled_by", "handlers_of", "reply_type"]
 
 RoleT = TypeVar("RoleT")
 PeerT = TypeVar("PeerT")
@@ -92,7 +92,7 @@ def handlers_of(roles: Iterable[object]) -> Handlers:
     """
     found: dict[type[Message], Callable[[Any, Any], Coroutine[Any, Any, Message | None]]] = {}
     for role in roles:
-        for name, kind in _marked(type(role)):
+        for name, kind in handled_by(type(role)):
             if kind in found:
                 first = found[kind].__qualname__
                 raise MessageError(f"{kind.tag} has two handlers: {first} and {_qualified(role, name)}")
@@ -103,7 +103,8 @@ def handlers_of(roles: Iterable[object]) -> Handlers:
     return found
 
 
-def _marked(role: type) -> Iterator[tuple[str, type[Message]]]:
+def handled_by(role: type) -> Iterator[tuple[str, type[Message]]]:
+    """Names of the handlers that a role's class has, inherited ones included, and the message type of each."""
     for name in dict.fromkeys(name for cls in reversed(role.__mro__) for name in vars(cls)):
         kind = getattr(inspect.getattr_static(role, name), _MARK, None)
         if kind is not None:

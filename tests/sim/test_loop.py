@@ -38,6 +38,16 @@ async def test_timers_fire_in_order_and_at_their_time() -> None:
     assert all(at == pytest.approx(delay, abs=1e-8) for delay, at in fired)
 
 
+async def test_timers_fire_after_many_years() -> None:
+    loop = asyncio.get_running_loop()
+    for _ in range(5):
+        start = loop.time()
+        await asyncio.sleep(1e8 / 3)
+        assert loop.time() == pytest.approx(start + 1e8 / 3, rel=1e-12)
+        await asyncio.sleep(1e-3)
+        await asyncio.sleep(1e-9)
+
+
 async def test_timeout_queue_and_taskgroup() -> None:
     loop = asyncio.get_running_loop()
     start = loop.time()
@@ -124,8 +134,15 @@ async def test_a_thread_that_fails_or_is_forgotten_lets_the_clock_go_on() -> Non
     assert isinstance(loop, VirtualLoop)
     with pytest.raises(ZeroDivisionError):
         await loop.run_in_executor(None, lambda: 1 / 0)
-    ended = threading.Event()
-    future = loop.run_in_executor(None, lambda: time.sleep(0.02) or ended.set())
+    begun, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        time.sleep(0.02)
+        ended.set()
+
+    future = loop.run_in_executor(None, work)
+    begun.wait()
     future.cancel()
     start = loop.time()
     await asyncio.sleep(5)
@@ -144,6 +161,7 @@ async def test_the_executor_can_be_chosen() -> None:
 
 def test_a_job_that_cannot_be_started_is_not_counted() -> None:
     loop = VirtualLoop()
+    assert loop.run_until_complete(loop.run_in_executor(None, int)) == 0
     loop.run_until_complete(loop.shutdown_default_executor())
     with pytest.raises(RuntimeError):
         loop.run_in_executor(None, time.sleep, 0)

@@ -1,0 +1,220 @@
+"""Whether the messages of a course fit together, found from its classes alone: nothing of the course is run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from p2pfl.app.flow import Edge, Flow, draw, draw_svg
+from p2pfl.app.sends import Sends, sends_of, signature_of
+from p2pfl.courses.course import Course
+from p2pfl.errors import ConfigError, MessageError
+from p2pfl.node.membership import Membership
+from p2pfl.wire.fields import check_fields
+from p2pfl.wire.message import Message, Request, handled_by, reply_type
+
+__all__ = ["Edge", "Flow", "check_course", "check_module", "check_roles", "draw", "draw_svg"]
+
+Kind = type[Message]
+
+
+def check_course(course: Course) -> Flow:
+    """The message flow of a course, with all that is wrong in it."""
+    return check_roles(course.name, course.roles)
+
+
+def check_module(path_or_name: str) -> Flow:
+    """The flow between the roles of a module, given as `path/to/file.py` or `package.module`. The module is imported.
+
+    If it has a `Course`, the roles are those of the course; else all its classes with handlers or `run(self, node)`.
+    Raises ConfigError where there is no such module, or no role in it.
+    """
+    module = _load(path_or_name)
+    courses = [value for value in vars(module).values() if isinstance(value, Course)]
+    listed = [role for course in courses for role in course.roles] if courses else vars(module).values()
+    roles = list(dict.fromkeys(role for role in listed if isinstance(role, type) and _is_role(role)))
+    if not roles:
+        raise ConfigError(f"{path_or_name} has no role: give a class a handler, or async def run(self, node)")
+    return check_roles(module.__name__, roles)
+
+
+def check_roles(name: str, roles: Sequence[type]) -> Flow:
+    """The flow between some roles. Raises ConfigError where the source of one cannot be read."""
+    parts = [_Part(role, tuple(handled_by(role)), sends_of(role)) for role in roles]
+    replies = {reply for kind in _known(parts) if (reply := _reply(kind)) is not None}
+    senders = {kind: [part.name for part in parts if part.sends_kind(kind, replies)] for kind in _known(parts)}
+    handlers = {kind: [part.name for part in parts if part.handles(kind)] for kind in _known(parts)}
+    return Flow(
+        name,
+        tuple(part.name for part in parts),
+        {kind.tag: tuple(names) for kind, names in senders.items() if names},
+        {kind.tag: tuple(names) for kind, names in handlers.items() if names},
+        tuple(_edges(senders, handlers)),
+        tuple(dict.fromkeys((*_type_problems(parts), *_role_problems(parts), *_flow_problems(parts, replies)))),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A role of the course: its handlers by name, and what it sends."""
+
+    role: type
+    handled: tuple[tuple[str, Kind], ...]
+    sends: Sends
+
+    @property
+    def name(self) -> str:
+        return self.role.__name__
+
+    def handles(self, kind: Kind) -> bool:
+        return any(kind is handled for _, handled in self.handled)
+
+    def makes(self, kind: Kind, replies: set[Kind]) -> bool:
+        """Whether it builds that message in order to send it. A type that is an answer must be told to count."""
+        return kind in self.sends.built and (kind not in replies or kind in self.sends.told)
+
+    def sends_kind(self, kind: Kind, replies: set[Kind]) -> bool:
+        return self.makes(kind, replies) or kind in self.sends.told
+
+
+def _known(parts: Iterable[_Part]) -> list[Kind]:
+    """All message types of the course, in a stable order."""
+    found: dict[Kind, None] = {}
+    for part in parts:
+        found |= dict.fromkeys(kind for _, kind in part.handled)
+        found |= dict.fromkeys(sorted(part.sends.built | part.sends.told, key=lambda kind: kind.tag))
+    return list(found)
+
+
+def _reply(kind: Kind) -> Kind | None:
+    """What answers a message; None for a statement, and for a request that does not say it."""
+    try:
+        return reply_type(kind) if issubclass(kind, Request) else None
+    except MessageError:
+        return None
+
+
+def _edges(senders: dict[Kind, list[str]], handlers: dict[Kind, list[str]]) -> Iterator[Edge]:
+    for kind in senders:
+        reply = _reply(kind)
+        for sender in senders[kind]:
+            for receiver in handlers[kind]:
+                yield Edge(sender, kind.tag, receiver, reply.tag if reply else None)
+
+
+def _type_problems(parts: Sequence[_Part]) -> Iterator[str]:
+    """Message types that no node could use."""
+    by_tag: dict[str, Kind] = {}
+    kinds = _known(parts)
+    for kind in dict.fromkeys((*kinds, *(reply for kind in kinds if (reply := _reply(kind)) is not None))):
+        first = by_tag.setdefault(kind.tag, kind)
+        if first is not kind:
+            yield (
+                f"{_place(first)} and {_place(kind)} have one tag, {kind.tag!r}: "
+                f'give one of them another, class {kind.__name__}(..., tag="...")'
+            )
+        try:
+            check_fields(kind)  # type: ignore[arg-type]  # a class is hashable, whatever its instances are
+            if issubclass(kind, Request):
+                reply_type(kind)
+        except MessageError as error:
+            yield str(error)
+
+
+def _role_problems(parts: Sequence[_Part]) -> Iterator[str]:
+    """What is wrong with a role, whatever the others are."""
+    built_in = {kind for _, kind in handled_by(Membership)}
+    for part in parts:
+        if not _runs(part.role):
+            yield (
+                f"{part.name} has no run, so its node would serve for ever and the course cannot end: "
+                "write async def run(self, node: Node) that returns when the course is over"
+            )
+        first: dict[Kind, str] = {}
+        for method, kind in part.handled:
+            where = f"{part.name}.{method}"
+            if kind in built_in:
+                yield f"{where} handles {kind.tag}, which every node handles itself: define a message of your own"
+            elif kind in first:
+                yield f"{part.name} has two handlers for {kind.tag}, {first[kind]} and {method}: drop one of them"
+            first.setdefault(kind, method)
+            yield from _handler_problems(part, method, kind)
+
+
+def _handler_problems(part: _Part, method: str, kind: Kind) -> Iterator[str]:
+    where, signature = f"{part.name}.{method}", signature_of(part.role, method)
+    wanted = _reply(kind) or type(None)
+    if not signature.is_async:
+        yield f"{where} handles {kind.tag} and is no coroutine function: write async def"
+    if signature.message not in (kind, None):
+        yield (
+            f"{where} handles {kind.tag}, but its parameter is annotated {_shown(signature.message)}: "
+            f"annotate {kind.__name__}, or decorate with @{_shown(signature.message)}.handler"
+        )
+    if signature.reply not in (wanted, None):
+        needed = (
+            f"{kind.tag} is answered by {_shown(wanted)}" if wanted is not type(None) else f"{kind.tag} has no answer"
+        )
+        yield f"{where} returns {_shown(signature.reply)}, but {needed}: return {_shown(wanted)}"
+
+
+def _flow_problems(parts: Sequence[_Part], replies: set[Kind]) -> Iterator[str]:
+    """Messages that go nowhere, and handlers that nothing reaches."""
+    built_in = {kind for _, kind in handled_by(Membership)}
+    for kind in _known(parts):
+        makers = [part.name for part in parts if part.makes(kind, replies)]
+        handlers = [part.name for part in parts if part.handles(kind)]
+        if makers and not handlers and kind not in built_in:
+            yield (
+                f"{' and '.join(makers)} sends {kind.tag}, which no role handles: "
+                f"give a role a method with @{kind.__name__}.handler"
+            )
+        if handlers and not makers and kind not in built_in:
+            yield (
+                f"{' and '.join(handlers)} handles {kind.tag}, which no role sends: "
+                f"send {kind.__name__}(...) somewhere, or drop the handler"
+            )
+
+
+def _load(path_or_name: str) -> ModuleType:
+    path = Path(path_or_name)
+    if path.suffix != ".py":
+        try:
+            return importlib.import_module(path_or_name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{path_or_name}.".startswith(f"{error.name}."):
+                raise  # a module that this one needs; not the user's word
+            raise ConfigError(
+                f"there is no module {path_or_name!r}; give a path that ends in .py, or install it"
+            ) from error
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ConfigError(f"{path} is not a file; give the path of a Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)  # where dataclasses look up the types of their fields
+    spec.loader.exec_module(module)
+    return module
+
+
+def _is_role(value: type) -> bool:
+    return not getattr(value, "_is_protocol", False) and (_runs(value) or next(handled_by(value), None) is not None)
+
+
+def _runs(role: type) -> bool:
+    run = getattr(role, "run", None)
+    return inspect.iscoroutinefunction(run) and list(inspect.signature(run).parameters)[1:2] == ["node"]
+
+
+def _place(kind: Kind) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _shown(annotation: Any) -> str:
+    return "None" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))

@@ -1,0 +1,435 @@
+import asyncio
+import math
+from dataclasses import replace
+from random import Random
+
+import pytest
+import torch
+
+from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings, Server, Trainer
+from p2pfl.courses.learner import seed_of
+from p2pfl.courses.messages import Finish, Score, Train, Update
+from p2pfl.errors import ConfigError, RemoteProtocolError
+from p2pfl.learn.data import load_dataset
+from p2pfl.learn.evaluate import evaluate
+from p2pfl.learn.params import as_buffer
+from p2pfl.learn.specs import DataSpec, ModelSpec, PartitionSpec, TrainSpec
+from p2pfl.learn.train import fit
+from p2pfl.node.events import CourseEnded, PeerLost, RoundEnded, RoundStarted, UpdateMissing
+from p2pfl.node.node import Node
+from p2pfl.sim.devices import DeviceSpec
+from p2pfl.sim.loop import run_virtual
+from p2pfl.sim.network import NetworkSpec
+from p2pfl.topology.families import build
+from p2pfl.wire.tensor import Tensors, TensorSpec
+from tests.courses.kit import Played
+
+
+def fedavg(clients=5, recast=None, **more):
+    """A course with so many clients. `more` are fields of Played, or settings."""
+    own = {name: more.pop(name) for name in list(more) if name in Played.__dataclass_fields__}
+    settings = FedAvgSettings(**{"rounds": 3} | more)
+    return Played(FEDAVG, settings, build("star", clients + 1), recast=recast or (lambda seat, roles: roles), **own)
+
+
+def by_hand(played):
+    """McMahan et al., Algorithm 1, in as few lines as it takes. Gives the model after every round."""
+    settings, params, models = played.settings, played.model.initial, []
+    seats = sorted(played.shards)
+    for number in range(settings.rounds):
+        size = max(1, round(settings.fraction * len(seats)))
+        cohort = sorted(Random(seed_of(played.seed, "cohort", number)).sample(seats, size))
+        total, weight = torch.zeros_like(params), 0
+        for seat in cohort:
+            seed = seed_of(played.seed, "fit", number, seat)
+            update = fit(params, played.model, played.shards[seat], played.train, seed, number)
+            share = update.num_examples if settings.weights == "examples" else 1
+            total, weight = total.add_(update.params, alpha=share), weight + share
+        params = total / weight
+        models.append(params)
+    return models
+
+
+@pytest.mark.parametrize("weights", ["examples", "equal"])
+@pytest.mark.parametrize("fraction", [1.0, 0.6, 0.1])
+def test_it_is_the_loop_that_the_paper_has(fraction, weights):
+    played = fedavg(fraction=fraction, weights=weights, train=TrainSpec(lr=0.5, batch_size=8, momentum=0.5)).play()
+    models = by_hand(played)
+    assert torch.equal(played.params[0], models[-1])
+    accuracies = [evaluate(model, played.model, played.data.test).accuracy for model in models]
+    assert played.metric("accuracy") == accuracies
+    assert [event.participants for event in played.told(RoundEnded, 0)] == [max(1, round(fraction * 5))] * 3
+
+
+def test_everybody_ends_with_the_final_model():
+    played = fedavg().play()
+    assert all(torch.equal(params, played.params[0]) for params in played.params)
+    (ended,) = played.told(CourseEnded)
+    assert str(ended) == "the course ended after round 3: all 3 rounds are done"
+
+
+def test_the_network_does_not_change_the_result():
+    still = fedavg().play()
+    for seed in range(3):
+        network = NetworkSpec(latency_ms=50, latency_spread=2.0, jitter=3.0, bandwidth_mbps=0.5)
+        shaken = fedavg(network=network, devices=DeviceSpec(spread=1.0))
+        shaken.world.seed = shaken.world.wire._seed = seed
+        shaken.play()
+        assert shaken.bytes == still.bytes
+        assert shaken.world.wire.trace != still.world.wire.trace
+        assert shaken.metric("train_loss") == still.metric("train_loss")
+
+
+# -- who is waited for -------------------------------------------------------------------------------------------------
+
+
+def slow(*seats, factor=100.0):
+    """Let the devices of some seats be slower than all others."""
+
+    def recast(seat, roles):
+        if seat in seats:
+            (trainer,) = roles
+            trainer._learner.compute.examples_per_second /= factor
+        return roles
+
+    return recast
+
+
+def test_a_quorum_ends_the_round_and_cancels_the_stragglers():
+    whole, quorum = fedavg(recast=slow(2, 4)).play(), fedavg(recast=slow(2, 4), quorum=0.6).play()
+    assert [event.participants for event in quorum.told(RoundEnded, 0)] == [3, 3, 3]
+    assert [event.participants for event in quorum.told(RoundStarted, 0)] == [5, 5, 5]
+    assert not quorum.missing, "who is not needed is not missed"
+    assert quorum.events[-1][0] < whole.events[-1][0] / 10
+    server = quorum.world.seats[0]
+    assert server.node.statistics().violations == 0
+    without = by_hand(drop(quorum, 2, 4))
+    assert torch.equal(quorum.params[0], without[-1])
+
+
+def drop(played, *seats):
+    """The same course with the shards of some seats taken away, for `by_hand`."""
+    other = replace(played, settings=replace(played.settings, fraction=1.0), events=[])
+    for seat in seats:
+        del other.shards[seat]
+    return other
+
+
+def test_a_deadline_ends_the_round_with_what_has_arrived():
+    played = fedavg(recast=slow(3, factor=1e6), deadline_seconds=5.0, evaluate="none").play()
+    assert [event.participants for event in played.told(RoundEnded, 0)] == [4, 4, 4]
+    assert played.missing == [(1, "seat 3"), (2, "seat 3"), (3, "seat 3")]
+    assert {event.reason for event in played.told(UpdateMissing)} == {"nothing came before the deadline"}
+    times = [seconds for seconds, seat, event in played.events if seat == 0 and isinstance(event, RoundEnded)]
+    assert [b - a for a, b in zip(times, times[1:], strict=False)] == pytest.approx([5.0, 5.0])
+    assert torch.equal(played.params[0], by_hand(drop(played, 3))[-1])
+
+
+def test_a_round_without_any_update_changes_nothing():
+    everyone = slow(1, 2, 3, 4, 5, factor=1e6)
+    played = fedavg(recast=everyone, deadline_seconds=1.0, evaluate="none").play()
+    assert torch.equal(played.params[0], played.model.initial)
+    assert [event.participants for event in played.told(RoundEnded, 0)] == [0, 0, 0]
+    assert len(played.missing) == 15
+
+
+def test_over_selection_asks_more_and_waits_for_as_many():
+    played = fedavg(clients=10, fraction=0.5, over_selection=0.4, recast=slow(1, 2, 3)).play()
+    assert [event.participants for event in played.told(RoundStarted, 0)] == [7, 7, 7]
+    assert [event.participants for event in played.told(RoundEnded, 0)] == [5, 5, 5]
+
+
+def test_the_first_round_starts_with_min_clients():
+    class Late:
+        """Not here."""
+
+        async def run(self, node):
+            await node.stop()
+
+    played = fedavg(recast=lambda seat, roles: (Late(),) if seat == 2 else roles, min_clients=4).play()
+    assert [event.participants for event in played.told(RoundStarted, 0)] == [4, 4, 4]
+
+
+# -- clients that fail -------------------------------------------------------------------------------------------------
+
+
+class Answers:
+    """A client that answers as the test wants, and waits for the end like any other."""
+
+    def __init__(self, trainer, answer):
+        self.params = trainer.params
+        self._learner = trainer._learner
+        self._answer = answer
+        self._over = asyncio.Event()
+
+    async def run(self, node):
+        await self._over.wait()
+
+    @Train.handler
+    async def train(self, ask: Train, peer) -> Update:
+        return self._answer(self._learner, ask)
+
+    @Finish.handler
+    async def finish(self, message: Finish, peer) -> None:
+        self._over.set()
+
+
+def vector_of(learner, values):
+    return Update(learner.tensors(values), 10, 0.0)
+
+
+def not_a_number(learner, ask):
+    values = learner.vector(ask.params).clone()
+    values[3] = math.nan
+    return vector_of(learner, values)
+
+
+def infinite(learner, ask):
+    return vector_of(learner, torch.full_like(learner.model.initial, math.inf))
+
+
+def misshapen(learner, ask):
+    return Update(Tensors((TensorSpec("params", "f32", (3,)),), (as_buffer(torch.zeros(3)),)), 10, 0.0)
+
+
+def weightless(learner, ask):
+    return Update(ask.params, 0, None)
+
+
+def failing(learner, ask):
+    raise OSError("the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (not_a_number, "NaN"),
+        (infinite, "infinite"),
+        (misshapen, "(another shape|agreed)"),
+        (weightless, "weight"),
+        (failing, "OSError: the disk is full"),
+    ],
+)
+def test_who_cannot_be_used_is_named_and_the_course_goes_on(answer, reason):
+    played = fedavg(recast=lambda seat, roles: (Answers(roles[0], answer),) if seat == 3 else roles)
+    played.play()
+    assert played.told(CourseEnded)
+    rounds = [number for number, peer in played.missing if peer == "seat 3"]
+    assert rounds[0] == 1 and {peer for _, peer in played.missing} == {"seat 3"}
+    event = played.told(UpdateMissing)[0]
+    assert str(event).startswith("round 1 goes on without seat 3: ")
+    assert __import__("re").search(reason, event.reason), event.reason
+    assert torch.equal(played.params[0], by_hand(drop(played, 3))[-1])
+
+
+def test_a_negative_number_of_examples_cannot_be_said():
+    for message in (lambda: Update(Tensors((), ()), -1, None), lambda: Score(None, None, -1)):
+        with pytest.raises(ValueError, match="num_examples is -1"):
+            message()
+
+
+class Quits(Trainer):
+    """A client that is gone in the middle of a round."""
+
+    def __init__(self, trainer, round):
+        super().__init__(trainer._learner, 0)
+        self._last = round
+        self._gone = asyncio.Event()
+
+    async def run(self, node):
+        node.agree(self._learner.schema)
+        await self._gone.wait()
+
+    @Train.handler
+    async def train(self, ask: Train, peer) -> Update:
+        if ask.round == self._last:
+            self._gone.set()
+            await asyncio.Event().wait()
+        return await super().train(ask, peer)
+
+
+def quits(round, *seats):
+    return lambda seat, roles: (Quits(roles[0], round),) if seat in seats else roles
+
+
+def test_a_client_that_is_lost_in_a_round_is_named_and_the_course_goes_on():
+    played = fedavg(recast=quits(1, 2)).play()
+    assert played.missing == [(2, "seat 2")]
+    assert played.told(PeerLost, 0)
+    assert [event.participants for event in played.told(RoundEnded, 0)] == [5, 4, 4]
+    assert all(torch.equal(played.params[0], params) for seat, params in enumerate(played.params) if seat != 2)
+
+
+def test_with_all_clients_lost_the_server_waits_for_them():
+    played = fedavg(recast=quits(1, 1, 2, 3, 4, 5))
+
+    async def watch():
+        course = asyncio.create_task(played.run())
+        await asyncio.sleep(3600)
+        waits = played.world.waits()
+        course.cancel()
+        await asyncio.wait([course])
+        return waits
+
+    waits = run_virtual(watch())
+    assert not played.told(CourseEnded)
+    assert waits == ["seat 0: links to 1 more of the seats 1-5"]
+
+
+# -- who is obeyed -----------------------------------------------------------------------------------------------------
+
+
+def test_a_trainer_obeys_its_server_only():
+    class Usurper(Trainer):
+        """A client that gives orders to another one."""
+
+        refused = None
+
+        async def run(self, node: Node) -> None:
+            (peer,) = await node.meet([2])
+            try:
+                await peer.ask(Train(0, self._learner.tensors(torch.zeros_like(self.params))))
+            except Exception as error:
+                self.refused = error
+            await peer.tell(Finish(1, self._learner.tensors(torch.zeros_like(self.params))))
+            await super().run(node)
+
+    played = fedavg(recast=lambda seat, roles: (Usurper(roles[0]._learner, 0),) if seat == 1 else roles).play()
+    (usurper,) = played.world.seats[1].roles
+    assert "seat 1 has no say here: that is for seat 0" in str(usurper.refused)
+    assert torch.equal(played.params[2], by_hand(played)[-1])
+
+
+def test_only_clients_are_told_of_the_end():
+    told = []
+
+    class Bystander:
+        """A peer of the server that has no part in the course."""
+
+        async def run(self, node):
+            await node.meet([0])
+
+        @Finish.handler
+        async def finish(self, message: Finish, peer) -> None:
+            told.append(peer)
+
+    def recast(seat, roles):
+        if seat == 0:
+            return (Server(roles[0]._learner, roles[0]._settings, (1, 2)),)
+        return (Bystander(),) if seat == 3 else roles
+
+    assert fedavg(clients=3, recast=recast).play().told(CourseEnded)
+    assert not told
+
+
+# -- evaluation and the end --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("where", "names"),
+    [
+        ("server", {"accuracy", "loss"}),
+        ("clients", {"client_accuracy", "client_loss"}),
+        ("both", {"accuracy", "loss", "client_accuracy", "client_loss"}),
+        ("none", set()),
+    ],
+)
+def test_evaluation_happens_where_it_was_wanted(where, names):
+    played = fedavg(evaluate=where).play()
+    assert all(set(event.metrics) == names | {"train_loss"} for event in played.told(RoundEnded, 0))
+
+
+def test_evaluate_every_counts_rounds_and_never_leaves_out_the_last():
+    played = fedavg(rounds=5, evaluate_every=2).play()
+    assert ["accuracy" in event.metrics for event in played.told(RoundEnded, 0)] == [False, True, False, True, True]
+
+
+def test_clients_evaluate_the_new_model_on_their_own_examples():
+    played = fedavg(evaluate="clients").play()
+    for number, model in enumerate(by_hand(played)):
+        found = [evaluate(model, played.model, shard) for _, shard in sorted(played.shards.items())]
+        total = sum(one.num_examples for one in found)
+        accuracy = sum(one.accuracy * one.num_examples for one in found) / total
+        assert played.metric("client_accuracy")[number] == pytest.approx(accuracy)
+
+
+def test_a_client_that_cannot_evaluate_in_time_is_left_out():
+    played = fedavg(recast=slow(2, factor=1e6), evaluate="clients", deadline_seconds=5.0, rounds=1).play()
+    assert played.missing == [(1, "seat 2"), (1, "seat 2")]
+    assert "client_accuracy" in played.told(RoundEnded, 0)[0].metrics
+
+
+def test_the_target_accuracy_ends_the_course():
+    reference = fedavg(rounds=6).play().metric("accuracy")
+    target = sorted(reference)[3]
+    played = fedavg(rounds=6, target_accuracy=target).play()
+    assert played.metric("accuracy") == reference[: next(i for i, a in enumerate(reference) if a >= target) + 1]
+    assert "has reached the target" in played.told(CourseEnded)[0].reason
+
+
+def test_patience_ends_the_course():
+    played = fedavg(rounds=9, patience=2, train=TrainSpec(lr=0.0)).play()
+    (ended,) = played.told(CourseEnded)
+    assert (ended.rounds, ended.reason) == (3, "2 evaluations brought nothing better")
+
+
+def test_the_best_model_is_kept_if_that_is_wanted():
+    worse = TrainSpec(lr=0.5, schedule="step", schedule_rounds=3, schedule_factor=400.0)  # from round 4 on it diverges
+    best, last = (fedavg(rounds=5, keep=keep, train=worse).play() for keep in ("best", "last"))
+    accuracies = best.metric("accuracy")
+    place = accuracies.index(max(accuracies))
+    assert place < 4, "the last round must not be the best one here"
+    assert torch.equal(best.params[0], by_hand(best)[place])
+    assert torch.equal(last.params[0], by_hand(last)[-1])
+    assert torch.equal(best.params[3], best.params[0]), "what is kept is what everybody gets"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rounds", 0), ("evaluate_every", 0), ("fraction", 0.0), ("fraction", 1.1), ("quorum", 0.0),
+        ("over_selection", -0.1), ("deadline_seconds", -1.0), ("min_clients", -1), ("patience", -1),
+        ("target_accuracy", -0.5), ("weights", "none"), ("evaluate", "all"), ("keep", "first"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be_are_refused_by_name(field, value):
+    with pytest.raises(ConfigError, match=rf"^course\.{field} is "):
+        FedAvgSettings(**{field: value})
+
+
+def test_it_needs_a_hub():
+    assert "linked to every other seat" in FEDAVG.needs(build("ring", 5))
+    assert FEDAVG.needs(build("full", 5)) is None
+
+
+# -- it learns ---------------------------------------------------------------------------------------------------------
+
+
+def test_it_learns_digits_from_skewed_clients():
+    """8 clients, Dirichlet(0.3), MLP 64-32-10, 5 local epochs: 0.39, 0.89, 0.92 and 0.95 after 1, 5, 10 and 30 rounds.
+
+    A tenth of the rounds' accuracies would tell the same; here they are evaluated at the end of each five rounds.
+    """
+    played = Played(
+        FEDAVG,
+        FedAvgSettings(rounds=30, evaluate_every=5),
+        build("star", 9),
+        seed=1,
+        data=load_dataset(DataSpec(), 1),
+        model_spec=ModelSpec("mlp", hidden=(32,)),
+        split=PartitionSpec("dirichlet", alpha=0.3),
+        train=TrainSpec(lr=0.1, batch_size=10, epochs=5),
+    ).play()
+    curve = played.metric("accuracy")
+    assert curve[0] >= 0.8
+    assert curve[-1] >= 0.93
+
+
+def test_require_seat_takes_no_peer_without_a_seat():
+    from p2pfl.courses.messages import require_seat
+
+    class Stranger:
+        seat, label = None, "stranger"
+
+    with pytest.raises(RemoteProtocolError, match="stranger"):
+        require_seat(Stranger(), 0)

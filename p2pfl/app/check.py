@@ -85,12 +85,10 @@ class _Part:
 
 
 def _known(parts: Iterable[_Part]) -> list[Kind]:
-    """All message types of the course, in a stable order."""
-    found: dict[Kind, None] = {}
-    for part in parts:
-        found |= dict.fromkeys(kind for _, kind in part.handled)
-        found |= dict.fromkeys(sorted(part.sends.built | part.sends.told, key=lambda kind: kind.tag))
-    return list(found)
+    """All message types of the course: those that are handled as they come in the source, then the others."""
+    handled = dict.fromkeys(kind for part in parts for _, kind in part.handled)
+    others = {kind for part in parts for kind in part.sends.built | part.sends.told} - handled.keys()
+    return [*handled, *sorted(others, key=lambda kind: (kind.tag, kind.__module__))]
 
 
 def _reply(kind: Kind) -> Kind | None:

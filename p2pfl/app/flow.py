@@ -67,7 +67,7 @@ def draw_svg(flow: Flow) -> str:
         elif reply is not None:
             y += _ROW * 0.8
             rows.extend(_arrow(columns[receiver], columns[sender], y, reply, dashed=True))
-        y += _ROW * 1.3
+        y += _ROW * (1.6 if sender == receiver else 1.3)
     width = 2 * _MARGIN + _BOX_WIDTH + _COLUMN * (len(columns) - 1) + _overhang(flow)
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{y:g}" viewBox="0 0 {width:g} {y:g}"'

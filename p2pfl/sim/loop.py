@@ -54,6 +54,7 @@ class _Jump(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is not None and timeout <= 0:
+            self._loop.advance(0.0)
             return []
         if self._loop.computing:
             return self._real.select(None)  # the clock stands while a thread computes; its end wakes us
@@ -82,7 +83,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def advance(self, seconds: float) -> None:
         """Move the clock on. Called by the selector; in a coroutine it makes the loop look stalled for so long."""
         self._now += seconds
-        if self._now + _RESOLUTION == self._now:  # after some months a timer is due only when its time is over
+        if self._now + _RESOLUTION == self._now:  # after some months a timer is due only once its time is over
             self._now = math.nextafter(self._now, math.inf)
 
     def set_default_executor(self, executor: ThreadPoolExecutor) -> None:  # type: ignore[override]  # typeshed: Any

@@ -1,5 +1,6 @@
 import asyncio
 import math
+import re
 from dataclasses import replace
 from random import Random
 
@@ -100,7 +101,7 @@ def test_a_quorum_ends_the_round_and_cancels_the_stragglers():
     assert [event.participants for event in quorum.told(RoundEnded, 0)] == [3, 3, 3]
     assert [event.participants for event in quorum.told(RoundStarted, 0)] == [5, 5, 5]
     assert not quorum.missing, "who is not needed is not missed"
-    assert quorum.events[-1][0] < whole.events[-1][0] / 10
+    assert quorum.events[-1][0] < whole.events[-1][0] / 5
     server = quorum.world.seats[0]
     assert server.node.statistics().violations == 0
     without = by_hand(drop(quorum, 2, 4))
@@ -139,31 +140,46 @@ def test_over_selection_asks_more_and_waits_for_as_many():
     assert [event.participants for event in played.told(RoundEnded, 0)] == [5, 5, 5]
 
 
-def test_the_first_round_starts_with_min_clients():
-    class Late:
-        """Not here."""
+def expects_a_sixth(seat, roles):
+    """A server that knows of a client more than there are."""
+    return (Server(roles[0]._learner, roles[0]._settings, range(1, 7)),) if seat == 0 else roles
 
-        async def run(self, node):
-            await node.stop()
 
-    played = fedavg(recast=lambda seat, roles: (Late(),) if seat == 2 else roles, min_clients=4).play()
-    assert [event.participants for event in played.told(RoundStarted, 0)] == [4, 4, 4]
+def test_the_first_round_waits_for_all_seats_but_for_min_clients():
+    played = fedavg(recast=expects_a_sixth, min_clients=5).play()
+    assert [event.participants for event in played.told(RoundStarted, 0)] == [5, 5, 5]
+    waiting = fedavg(recast=expects_a_sixth)
+    assert waits_of(waiting)[0] == "seat 0: links to 1 more of the seats 6"
+    assert not waiting.told(RoundStarted)
+
+
+def waits_of(played):
+    """What a course that goes on for ever waits for after an hour."""
+
+    async def watch():
+        course = asyncio.create_task(played.run())
+        await asyncio.sleep(3600)
+        waits = played.world.waits()
+        course.cancel()
+        await asyncio.wait([course])
+        return waits
+
+    return run_virtual(watch())
 
 
 # -- clients that fail -------------------------------------------------------------------------------------------------
 
 
 class Answers:
-    """A client that answers as the test wants, and waits for the end like any other."""
+    """A client that answers as the test wants, and stays for long enough."""
 
     def __init__(self, trainer, answer):
         self.params = trainer.params
         self._learner = trainer._learner
         self._answer = answer
-        self._over = asyncio.Event()
 
     async def run(self, node):
-        await self._over.wait()
+        await asyncio.sleep(60)
 
     @Train.handler
     async def train(self, ask: Train, peer) -> Update:
@@ -171,7 +187,7 @@ class Answers:
 
     @Finish.handler
     async def finish(self, message: Finish, peer) -> None:
-        self._over.set()
+        pass
 
 
 def vector_of(learner, values):
@@ -218,7 +234,7 @@ def test_who_cannot_be_used_is_named_and_the_course_goes_on(answer, reason):
     assert rounds[0] == 1 and {peer for _, peer in played.missing} == {"seat 3"}
     event = played.told(UpdateMissing)[0]
     assert str(event).startswith("round 1 goes on without seat 3: ")
-    assert __import__("re").search(reason, event.reason), event.reason
+    assert re.search(reason, event.reason)
     assert torch.equal(played.params[0], by_hand(drop(played, 3))[-1])
 
 
@@ -263,17 +279,8 @@ def test_a_client_that_is_lost_in_a_round_is_named_and_the_course_goes_on():
 def test_with_all_clients_lost_the_server_waits_for_them():
     played = fedavg(recast=quits(1, 1, 2, 3, 4, 5))
 
-    async def watch():
-        course = asyncio.create_task(played.run())
-        await asyncio.sleep(3600)
-        waits = played.world.waits()
-        course.cancel()
-        await asyncio.wait([course])
-        return waits
-
-    waits = run_virtual(watch())
+    assert waits_of(played) == ["seat 0: links to 1 more of the seats 1-5"]
     assert not played.told(CourseEnded)
-    assert waits == ["seat 0: links to 1 more of the seats 1-5"]
 
 
 # -- who is obeyed -----------------------------------------------------------------------------------------------------
@@ -307,7 +314,8 @@ def test_only_clients_are_told_of_the_end():
         """A peer of the server that has no part in the course."""
 
         async def run(self, node):
-            await node.meet([0])
+            (server,) = await node.meet([0])
+            await server.gone()
 
         @Finish.handler
         async def finish(self, message: Finish, peer) -> None:
@@ -318,7 +326,7 @@ def test_only_clients_are_told_of_the_end():
             return (Server(roles[0]._learner, roles[0]._settings, (1, 2)),)
         return (Bystander(),) if seat == 3 else roles
 
-    assert fedavg(clients=3, recast=recast).play().told(CourseEnded)
+    assert fedavg(clients=3, recast=recast, devices=DeviceSpec(5.0)).play().told(CourseEnded)
     assert not told
 
 
@@ -406,10 +414,7 @@ def test_it_needs_a_hub():
 
 
 def test_it_learns_digits_from_skewed_clients():
-    """8 clients, Dirichlet(0.3), MLP 64-32-10, 5 local epochs: 0.39, 0.89, 0.92 and 0.95 after 1, 5, 10 and 30 rounds.
-
-    A tenth of the rounds' accuracies would tell the same; here they are evaluated at the end of each five rounds.
-    """
+    """8 clients, Dirichlet(0.3), MLP 64-32-10, 5 local epochs: 0.39, 0.89, 0.92 and 0.95 after 1, 5, 10, 30 rounds."""
     played = Played(
         FEDAVG,
         FedAvgSettings(rounds=30, evaluate_every=5),

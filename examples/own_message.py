@@ -10,7 +10,7 @@ import asyncio
 import random
 
 from p2pfl import LinkError, Message, Node, Peer
-from p2pfl.app.build import Setup, prepare
+from p2pfl.app.build import prepare
 from p2pfl.app.config import from_mapping
 from p2pfl.compute.threads import Threads
 
@@ -56,30 +56,24 @@ COURSE = {
 }
 
 
-async def serve(setup: Setup, node: Node, dashboard: Dashboard) -> None:
-    with node.events() as events:
-        await node.run()  # the first role to watch is Server, and Dashboard has nothing to run
-    async for event in events:
-        print(event)
-    print("batteries:", ", ".join(f"{name} {percent} %" for name, percent in sorted(dashboard.percent.items())))
+async def play(node: Node) -> None:
+    async with node:
+        await node.run()
 
 
 async def main() -> None:
     setup, compute, dashboard = prepare(from_mapping(COURSE)), Threads(), Dashboard()
     server = Node(*setup.roles(0, compute), dashboard, listen="127.0.0.1:0", seat=0)
-    async with asyncio.TaskGroup() as group, server:
+    async with asyncio.TaskGroup() as clients, server:
         for seat in range(1, setup.topology.n):
-            client = Node(
-                *setup.roles(seat, compute), Gauge(0, 0.05), peers=server.addresses, seat=seat, name=f"client {seat}"
-            )
-            group.create_task(join(client))
-        await serve(setup, server, dashboard)
+            roles = (*setup.roles(seat, compute), Gauge(0, period_seconds=0.05))
+            clients.create_task(play(Node(*roles, peers=server.addresses, seat=seat, name=f"client {seat}")))
+        with server.events() as events:
+            await server.run()
     await compute.close()
-
-
-async def join(client: Node) -> None:
-    async with client:
-        await client.run()
+    async for event in events:  # it keeps what came while nobody looked
+        print(event)
+    print("batteries:", ", ".join(f"{name} {percent} %" for name, percent in sorted(dashboard.percent.items())))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from p2pfl.wire.message import Message, Request, handled_by, reply_type
 __all__ = ["Edge", "Flow", "check_course", "check_module", "check_roles", "draw", "draw_svg"]
 
 Kind = type[Message]
+_CHECKED = "checked."
 
 
 def check_course(course: Course) -> Flow:
@@ -42,7 +43,7 @@ def check_module(path_or_name: str) -> Flow:
     roles = list(dict.fromkeys(role for role in listed if isinstance(role, type) and _is_role(role)))
     if not roles:
         raise ConfigError(f"{path_or_name} has no role: give a class a handler, or async def run(self, node)")
-    return check_roles(module.__name__, roles)
+    return check_roles(module.__name__.removeprefix(_CHECKED), roles)
 
 
 def check_roles(name: str, roles: Sequence[type]) -> Flow:
@@ -148,7 +149,7 @@ def _role_problems(parts: Sequence[_Part]) -> Iterator[str]:
 
 def _handler_problems(part: _Part, method: str, kind: Kind) -> Iterator[str]:
     where, signature = f"{part.name}.{method}", signature_of(part.role, method)
-    wanted = _reply(kind) or type(None)
+    wanted = _reply(kind) if issubclass(kind, Request) else type(None)
     if not signature.is_async:
         yield f"{where} handles {kind.tag} and is no coroutine function: write async def"
     if signature.message not in (kind, None):
@@ -156,7 +157,7 @@ def _handler_problems(part: _Part, method: str, kind: Kind) -> Iterator[str]:
             f"{where} handles {kind.tag}, but its parameter is annotated {_shown(signature.message)}: "
             f"annotate {kind.__name__}, or decorate with @{_shown(signature.message)}.handler"
         )
-    if signature.reply not in (wanted, None):
+    if wanted is not None and signature.reply not in (wanted, None):
         needed = (
             f"{kind.tag} is answered by {_shown(wanted)}" if wanted is not type(None) else f"{kind.tag} has no answer"
         )
@@ -171,12 +172,12 @@ def _flow_problems(parts: Sequence[_Part], replies: set[Kind]) -> Iterator[str]:
         handlers = [part.name for part in parts if part.handles(kind)]
         if makers and not handlers and kind not in built_in:
             yield (
-                f"{' and '.join(makers)} sends {kind.tag}, which no role handles: "
-                f"give a role a method with @{kind.__name__}.handler"
+                f"{kind.tag} is sent by {' and '.join(makers)} and handled by no role: "
+                f"give one a method with @{kind.__name__}.handler"
             )
         if handlers and not makers and kind not in built_in:
             yield (
-                f"{' and '.join(handlers)} handles {kind.tag}, which no role sends: "
+                f"{kind.tag} is handled by {' and '.join(handlers)} and sent by no role: "
                 f"send {kind.__name__}(...) somewhere, or drop the handler"
             )
 
@@ -192,11 +193,12 @@ def _load(path_or_name: str) -> ModuleType:
             raise ConfigError(
                 f"there is no module {path_or_name!r}; give a path that ends in .py, or install it"
             ) from error
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = _CHECKED + path.stem  # an own name: a file may be called as some module that is in use
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise ConfigError(f"{path} is not a file; give the path of a Python module")
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)  # where dataclasses look up the types of their fields
+    sys.modules[name] = module  # where dataclasses look up the types of their fields
     spec.loader.exec_module(module)
     return module
 

@@ -69,8 +69,8 @@ def signature_of(role: type, method: str) -> Signature:
         return Signature(None, None, False)  # a lambda
     parameters = [*tree.args.posonlyargs, *tree.args.args]
     message = resolve(_unquoted(parameters[1].annotation)) if len(parameters) > 1 else None
-    is_none = isinstance(tree.returns, ast.Constant) and tree.returns.value is None
-    reply = type(None) if is_none else resolve(_unquoted(tree.returns))
+    returns = _unquoted(tree.returns)
+    reply = type(None) if isinstance(returns, ast.Constant) and returns.value is None else resolve(returns)
     return Signature(message, reply, isinstance(tree, ast.AsyncFunctionDef))
 
 

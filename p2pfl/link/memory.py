@@ -333,7 +333,7 @@ class MemoryLink:
             self.statistics.packets_received += 1
             self.statistics.bytes_received += size
             try:
-                self._receiver.packet_received(_readonly(item) if item.buffers else item)
+                self._receiver.packet_received(_readonly(item))
             except RemoteProtocolError as error:
                 self.abort(error)
         else:
@@ -365,6 +365,8 @@ class MemoryLink:
 
 
 def _readonly(packet: Packet) -> Packet:
+    if all(buffer.readonly for buffer in packet.buffers):
+        return packet
     return Packet(packet.head, tuple(buffer.toreadonly() for buffer in packet.buffers))
 
 

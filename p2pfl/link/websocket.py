@@ -208,7 +208,7 @@ class WebSocketTransport:
         redirects = aiohttp.TraceConfig()
         redirects.on_request_redirect.append(refuse)
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=tls, use_dns_cache=False),
+            connector=aiohttp.TCPConnector(ssl=tls, use_dns_cache=False),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),
             trace_configs=[redirects],

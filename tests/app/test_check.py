@@ -95,7 +95,7 @@ def test_sent_and_not_handled() -> None:
             return Update(1)
 
     assert problem(Server, Deaf) == (
-        "Server sends Finish, which no role handles: give a role a method with @Finish.handler"
+        "Finish is sent by Server and handled by no role: give one a method with @Finish.handler"
     )
 
 
@@ -105,7 +105,7 @@ def test_handled_and_not_sent() -> None:
             await node.peers[0].ask(Train(1))
 
     assert problem(Mute, Trainer) == (
-        "Trainer handles Finish, which no role sends: send Finish(...) somewhere, or drop the handler"
+        "Finish is handled by Trainer and sent by no role: send Finish(...) somewhere, or drop the handler"
     )
 
 
@@ -119,7 +119,7 @@ def test_what_is_only_passed_on_is_sent_by_nobody() -> None:
         async def finish(self, message: Finish, peer: Peer) -> None:
             await self.node.tell_all([], message)
 
-    assert problem(Relay).startswith("Relay handles Finish, which no role sends")
+    assert problem(Relay).startswith("Finish is handled by Relay and sent by no role")
 
 
 def test_answers_alone_send_nothing() -> None:
@@ -127,7 +127,7 @@ def test_answers_alone_send_nothing() -> None:
         @Update.handler
         async def update(self, message: Update, peer: Peer) -> None: ...
 
-    assert problem(Collector, Trainer).startswith("Collector handles Update, which no role sends")
+    assert problem(Collector, Trainer).startswith("Update is handled by Collector and sent by no role")
 
 
 def test_answers_that_are_told_as_well_are_sent() -> None:
@@ -232,8 +232,8 @@ def test_two_types_with_one_tag() -> None:
         async def impostor(self, message: Impostor, peer: Peer) -> None: ...
 
     found = problem(Confused, Trainer, Server)
-    assert found.endswith("""have one tag, 'Finish': give one of them another, class Impostor(..., tag="...")""")
-    assert ".Finish and " in found
+    assert found.endswith("""have one tag, 'Finish': give one of them another, class Finish(..., tag="...")""")
+    assert ".Impostor and " in found
 
 
 class Bag(Message):
@@ -241,7 +241,7 @@ class Bag(Message):
 
 
 def test_a_field_that_cannot_be_carried() -> None:
-    class Packs(Server):
+    class Packs:
         async def run(self, node: Node) -> None:
             await node.tell_all([], Bag({1}))
 
@@ -306,11 +306,10 @@ class Spectator:
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    """Write a module that no other test knows."""
+    """Write a module, which is forgotten after the test."""
 
     def write(name: str, text: str) -> str:
-        monkeypatch.setitem(sys.modules, name, sys)  # put away, and forgotten after the test
-        del sys.modules[name]
+        monkeypatch.setitem(sys.modules, f"checked.{name}", sys)
         path = tmp_path / f"{name}.py"
         path.write_text(text)
         return str(path)
@@ -322,6 +321,12 @@ def test_a_module_by_path(write) -> None:
     flow = check_module(write("table_tennis", COURSE))
     assert (flow.name, flow.roles, flow.problems) == ("table_tennis", ("Player",), ())
     assert flow.edges == (Edge("Player", "Ping", "Player", "Pong"),)
+
+
+def test_a_file_may_be_called_as_a_module_in_use_and_change(write) -> None:
+    assert check_module(write("random", COURSE)).problems == ()
+    assert check_module(write("random", COURSE + "\n    @Pong.handler\n    def pong(self, a, b): ...\n")).problems != ()
+    assert not hasattr(sys.modules["random"], "Player")
 
 
 def test_a_module_by_name() -> None:

@@ -149,7 +149,7 @@ def test_the_first_round_waits_for_all_seats_but_for_min_clients():
     played = fedavg(recast=expects_a_sixth, min_clients=5).play()
     assert [event.participants for event in played.told(RoundStarted, 0)] == [5, 5, 5]
     waiting = fedavg(recast=expects_a_sixth)
-    assert waits_of(waiting)[0] == "seat 0: links to 1 more of the seats 6"
+    assert waits_of(waiting)[0].startswith("seat 0: links to 1 more of the seats 6")
     assert not waiting.told(RoundStarted)
 
 
@@ -279,7 +279,8 @@ def test_a_client_that_is_lost_in_a_round_is_named_and_the_course_goes_on():
 def test_with_all_clients_lost_the_server_waits_for_them():
     played = fedavg(recast=quits(1, 1, 2, 3, 4, 5))
 
-    assert waits_of(played) == ["seat 0: links to 1 more of the seats 1-5"]
+    (waits,) = waits_of(played)
+    assert waits.startswith("seat 0: links to 1 more of the seats 1-5")
     assert not played.told(CourseEnded)
 
 

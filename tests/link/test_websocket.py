@@ -319,7 +319,8 @@ async def test_closing_the_door_keeps_the_links() -> None:
     await inbox.received(1)
     await near.close()
     assert isinstance(await inbox.closed(), LinkClosed)
-    assert await idle_reader.read() == b""
+    async with asyncio.timeout(5):
+        assert await idle_reader.read() == b""
     idle_writer.close()
 
 
@@ -701,6 +702,7 @@ async def test_a_peer_that_does_not_read_cannot_keep_us(monkeypatch: pytest.Monk
             await draining
             await link.wait_ended()
         assert isinstance(await inbox.closed(), LinkTruncated)
+        assert link._socket.transport.get_write_buffer_size() == 0, "what it did not read is let go"
         ws._conn.transport.resume_reading()
 
 

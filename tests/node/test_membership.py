@@ -1,0 +1,148 @@
+"""Who takes part: records and versions, seats, and what is no record."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pfl.errors import RemoteProtocolError
+from p2pfl.node.membership import MOST_RECORDS, Directory, Member, Membership, Roster
+from p2pfl.node.peer import Peer
+from p2pfl.wire.codec import decode, encode, pack, unpack
+
+
+def table(own: str = "me", seat: int | None = None) -> Membership:
+    return Membership(Member(own, own.upper(), (f"memory:{own}",), seat))
+
+
+def test_newer_records_replace_older_ones() -> None:
+    members = table()
+    assert members.learn([Member("x", "old", version=5)])
+    assert not members.learn([Member("x", "older", version=4), Member("x", "same", version=5)])
+    assert members.learn([Member("x", "new", ("a",), 3, version=6)]) == [Member("x", "new", ("a",), 3, version=6)]
+    known = members.get("x")
+    assert known is not None
+    assert known.name == "new"
+    assert len(members) == 2
+    assert {member.id for member in members} == {"me", "x"}
+
+
+@given(st.permutations([Member("x", str(version), seat=version % 3, version=version) for version in range(6)]))
+def test_the_order_of_records_does_not_matter(records: list[Member]) -> None:
+    members = table()
+    for record in records:
+        members.learn([record])
+    assert members.get("x") == Member("x", "5", seat=2, version=5)
+    assert members.at(2) == members.get("x")
+    assert members.at(0) is None
+    assert members.at(1) is None
+
+
+def test_a_taken_seat_stays_taken() -> None:
+    members = table(seat=1)
+    members.learn([Member("x", seat=1, version=1), Member("y", seat=2, version=1), Member("z", seat=2, version=9)])
+    for seat, holder in ((1, "me"), (2, "y")):
+        member = members.at(seat)
+        assert member is not None
+        assert member.id == holder
+    members.learn([Member("y", seat=3, version=2)])
+    assert members.at(2) is None
+    members.learn([Member("z", seat=2, version=10)])
+    member = members.at(2)
+    assert member is not None
+    assert member.id == "z"
+
+
+async def test_an_announcement_is_newer_and_is_told() -> None:
+    members, told, changes = table(), list[tuple[Collection[str], Peer | None]](), list[int]()
+    members.bind(lambda: changes.append(1), lambda ids, source: told.append((ids, source)))
+    before = members.own
+    await members.announce(seat=4)
+    assert members.own == replace(before, seat=4, version=before.version + 1)
+    await members.announce(addresses=("a", "b"))
+    assert members.own == replace(before, seat=4, addresses=("a", "b"), version=before.version + 2)
+    assert told == [(("me",), None)] * 2
+    assert len(changes) == 2
+
+
+def test_a_restarted_node_outruns_its_former_record() -> None:
+    before = table().own
+    assert table().own.version > before.version
+
+
+def test_a_false_record_of_ourselves_is_outrun() -> None:
+    members = table(seat=1)
+    lie = Member("me", "ME", ("elsewhere",), 9, members.own.version + 100)
+    (truth,) = members.learn([lie])
+    assert truth == members.own
+    assert truth.version > lie.version
+    assert (truth.addresses, truth.seat) == (("memory:me",), 1)
+    assert not members.learn([truth, replace(lie, version=1)])
+
+
+def test_the_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pfl.node.membership._MOST_MEMBERS", 10)
+    members = table()
+    members.learn([Member(str(n), version=1) for n in range(100)])
+    assert len(members) == 10
+    assert members.learn([Member("0", version=2)])
+
+
+def received(roster: Roster) -> Roster:
+    return decode(Roster, unpack(pack("tell", 1, encode(roster)))[2])
+
+
+def test_rosters_cross_the_wire() -> None:
+    roster = Roster([Member("a", "Ä", ("x:1", "y:2"), 3, 4), Member("b")])
+    assert received(roster) == roster
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        Member("x" * 201),
+        Member("x", "n" * 201),
+        Member("x", "two\nlines"),
+        Member("x", addresses=("a" * 201,)),
+        Member("x", addresses=("a",) * 17),
+        Member("x", version=-1),
+        Member("x", version=1 << 62),
+    ],
+)
+def test_what_cannot_be_passed_on_is_refused(member: Member) -> None:
+    with pytest.raises(ValueError, match="member"):
+        Roster([member])
+    raw = pack("tell", 1)
+    fields = {"members": [{"id": member.id, "name": member.name, "addresses": list(member.addresses), "version": member.version}]}
+    with pytest.raises(RemoteProtocolError, match="Roster"):
+        decode(Roster, unpack(raw)[2]._replace(tag="Roster", fields=fields))
+
+
+def test_the_largest_roster_fits_a_head() -> None:
+    widest = "\U0001f600"
+    member = Member(widest * 200, widest * 200, (widest * 200,) * 16, 1 << 31, (1 << 62) - 1)
+    assert len(encode(Roster([member] * MOST_RECORDS)).json) < 400 * 1024  # only if all do their worst is one refused
+    plain = Member("x" * 64, '"' * 200, ("a" * 200,) * 16, 1 << 31, (1 << 62) - 1)
+    assert len(encode(Roster([plain] * MOST_RECORDS)).json) < 256 * 1024 - 1000
+    with pytest.raises(ValueError, match="over the limit"):
+        Roster([plain] * (MOST_RECORDS + 1))
+
+
+async def test_a_directory_is_one_table_for_all() -> None:
+    directory = Directory(Member(f"n{seat}", addresses=(f"memory:n{seat}",), seat=seat) for seat in range(3))
+    views = [directory.membership(f"n{seat}") for seat in range(3)]
+    told: list[Collection[str]] = []
+    for view in views:
+        view.bind(lambda: None, lambda ids, source: told.append(ids))
+        assert [member.id for member in view] == ["n0", "n1", "n2"]
+        assert not view.greeting()
+    await views[1].announce(addresses=("memory:moved",))
+    member = views[2].at(1)
+    assert member is not None
+    assert member.addresses == ("memory:moved",)
+    assert views[1].own == member
+    assert not told

@@ -1,4 +1,4 @@
-"""Federated averaging, written out: three messages, two roles, and a round that reads from top to bottom.
+"""Federated averaging, written out: two messages, two roles, and a round that reads from top to bottom.
 
 McMahan et al., AISTATS 2017, https://arxiv.org/abs/1602.05629. Six nodes in one process, linked by encrypted
 WebSockets, learn digits. A round waits for four of five clients; leaving the `async with` cancels the fifth.
@@ -7,7 +7,7 @@ WebSockets, learn digits. A round waits for four of five clients; leaving the `a
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +33,6 @@ class Train(Request[Update]):
     params: Tensors
 
 
-class Over(Message):
-    pass
-
-
 def network() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 
@@ -54,19 +50,11 @@ class Client:
 
     def __init__(self, shard: Shard) -> None:
         self._x, self._y = shard.dataset.batch(shard.indices)
-        self._over = asyncio.Event()
-
-    async def run(self, node: Node) -> None:
-        await self._over.wait()
 
     @Train.handler
     async def train(self, ask: Train, peer: Peer) -> Update:
         vector = await asyncio.to_thread(self._fit, unpack(ask.params))
         return Update(pack(vector), len(self._y))
-
-    @Over.handler
-    async def over(self, message: Over, peer: Peer) -> None:
-        self._over.set()
 
     def _fit(self, vector: Tensor) -> Tensor:
         model = network()
@@ -101,7 +89,6 @@ class Server:
             params = mean.value()
             self.params = self.params if params is None else params
             print(f"round {round + 1:2}: {mean.count} updates, accuracy {self._accuracy():.4f}")
-        await node.tell_all(clients, Over())
 
     def _accuracy(self) -> float:
         bind(self._model, self.params)
@@ -109,18 +96,13 @@ class Server:
             return float((self._model(self._x).argmax(1) == self._y).float().mean())
 
 
-async def play(role: object, address: str) -> None:
-    async with Node(role, peers=[address]) as node:
-        await node.run()
-
-
 async def main() -> None:
     torch.manual_seed(1)
     digits = load_dataset(DataSpec("digits"))
     shards = partition(digits, PartitionSpec("dirichlet", alpha=0.5), CLIENTS, seed=1)
-    async with Node(Server(digits.test), listen="127.0.0.1:0") as server, asyncio.TaskGroup() as group:
+    async with Node(Server(digits.test), listen="127.0.0.1:0") as server, AsyncExitStack() as clients:
         for shard in shards:
-            group.create_task(play(Client(shard), server.addresses[0]))
+            await clients.enter_async_context(Node(Client(shard), peers=server.addresses))
         await server.run()
 
 

@@ -58,8 +58,6 @@ PURE_CALLS = {  # at import, a module may make values; it may not do anything
 WITHOUT_TESTS = {
     "errors": "classes without code",
     "link.base": "protocols; tests/link/kit.py is their conformance kit",
-    "courses.course": "the shape of a course; tests/courses and tests/app/test_check.py use all of it",
-    "node.settings": "numbers only",
     "node.__main__": "one line",
 }
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 from p2pfl.errors import ListenFailed, P2pflError, UserError
 
-__all__ = ["main"]
+__all__ = ["main", "run"]
 
 USAGE = """\
 usage: p2pfl COMMAND ...
@@ -23,6 +26,21 @@ usage: p2pfl COMMAND ...
   id FILE                          the peer id of an identity file, which is made if it is not there
 
 p2pfl COMMAND --help tells more."""
+
+
+def run(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The whole process: a command line, and the end.
+
+    A thread may still compute an update that nobody waits for any more. An interpreter that takes itself apart
+    meanwhile is aborted by torch, so then it is left as it is.
+    """
+    code = main(arguments)
+    if any(thread.daemon for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

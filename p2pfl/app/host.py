@@ -17,7 +17,6 @@ from typing import Annotated, Any, Generic, TypeVar
 import orjson
 import torch
 import tyro
-import uvloop
 
 from p2pfl.app.build import Setup, make_compute, prepare, topology_notes
 from p2pfl.app.config import Config, course_hash, from_mapping, load_config, to_mapping, with_topology
@@ -239,12 +238,11 @@ class Host:
             )
         registrar = await self._registrar(node, course.registrar)
         join = Join(course_hash(config), self._options.name, self._options.seat)
-        try:
-            seat = (await registrar.ask(join)).seat
-        except RemoteError as error:
-            raise ConfigError(error.reason) from error
-        setup = await asyncio.to_thread(prepare, config, seat)
-        return setup, seat, Courier(course)
+        seated = await registrar.ask(join)
+        if seated.seat is None:
+            raise ConfigError(seated.refusal)
+        setup = await asyncio.to_thread(prepare, config, seated.seat)
+        return setup, seated.seat, Courier(course)
 
     async def _fetch(self, node: Node) -> CourseText:
         with node.waiting("a peer that has the course"):
@@ -343,6 +341,8 @@ def run_host(arguments: list[str]) -> int:
     options, config, data = host_command(arguments)
     torch.set_num_threads(1)
     host = Host(options, config, data)
+    import uvloop  # noqa: PLC0415 - only this command uses it, and some platforms lack it
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_with_signals(host))
 

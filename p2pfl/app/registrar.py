@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from p2pfl.errors import CourseError
 from p2pfl.node.peer import Peer
 from p2pfl.wire.message import Message, Request
 
@@ -25,7 +24,10 @@ class FetchCourse(Request[CourseText]):
 
 
 class Seated(Message):
-    seat: int
+    """The answer to Join: a seat, or why there is none."""
+
+    seat: int | None
+    refusal: str = ""
 
 
 class Join(Request[Seated]):
@@ -62,27 +64,29 @@ class Registrar:
     @Join.handler
     async def join(self, ask: Join, peer: Peer) -> Seated:
         if ask.hash != self.hash:
-            raise CourseError(
-                f"your course has the hash {ask.hash[:8]}, ours {self.hash[:8]}: leave --course out to take ours"
+            return _refused(
+                f"this node's course has the hash {ask.hash[:8]}, the peers' {self.hash[:8]}: leave --course out"
             )
         seat = self._seat_for(ask, peer.id)
-        holder = self._holders.setdefault(seat, peer.id)
-        if holder != peer.id:
-            raise CourseError(f"seat {seat} is taken: leave --seat out to get a free one")
+        if seat is None:
+            return _refused(f"all {self.n} seats are taken: raise topology.n, or use the --name of a member")
+        if not 0 <= seat < self.n:
+            return _refused(f"there is no seat {seat}: the course has seats 0 to {self.n - 1}")
+        if self._holders.setdefault(seat, peer.id) != peer.id:
+            return _refused(f"seat {seat} is taken: leave --seat out to get a free one")
         return Seated(seat)
 
-    def _seat_for(self, ask: Join, peer_id: str) -> int:
+    def _seat_for(self, ask: Join, peer_id: str) -> int | None:
         had = next((seat for seat, holder in self._holders.items() if holder == peer_id), None)
         if had is not None:
             return had
         if ask.seat is not None:
-            if not 0 <= ask.seat < self.n:
-                raise CourseError(f"there is no seat {ask.seat}: the course has seats 0 to {self.n - 1}")
             return ask.seat
         if ask.name in self.named:
             return self.named[ask.name]
         kept = set(self._holders) | set(self.named.values())
-        free = next((seat for seat in range(self.n) if seat not in kept), None)
-        if free is None:
-            raise CourseError(f"all {self.n} seats are taken: raise topology.n, or give this node the name of a member")
-        return free
+        return next((seat for seat in range(self.n) if seat not in kept), None)
+
+
+def _refused(why: str) -> Seated:
+    return Seated(None, why)

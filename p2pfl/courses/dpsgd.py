@@ -73,7 +73,7 @@ class Mixer:
         self._settings = settings
         self._schedule = schedule
         self._round = 0  # models of this one and of later ones are kept
-        self._expected = 0  # models that complete the round
+        self._awaited: set[int] = set()  # whose models the present round still waits for
         self._node: Node | None = None
         self._mailbox: defaultdict[int, dict[int, Tensor]] = defaultdict(dict)  # round -> seat -> model
 
@@ -117,10 +117,11 @@ class Mixer:
         return self._mix(node, round, shared, sound)
 
     async def _gather(self, node: Node, round: int, senders: tuple[int, ...]) -> dict[int, Tensor]:  # noqa: A002
-        box, self._expected = self._mailbox[round], len(senders)
+        box = self._mailbox[round]
         with node.waiting(f"the models of round {round + 1}"), suppress(TimeoutError):
             async with asyncio.timeout(self._settings.deadline_seconds or None):
-                while any(seat not in box and node.at(seat) is not None for seat in senders):
+                while awaited := {seat for seat in senders if seat not in box and node.at(seat) is not None}:
+                    self._awaited = awaited
                     await node.change()
         del self._mailbox[round]
         self._round = round + 1
@@ -138,8 +139,10 @@ class Mixer:
         seat = require_seat(peer, *self._schedule.at(message.round).senders(self._learner.seat))
         box = self._mailbox[message.round]
         box[seat] = self._learner.vector(message.params, finite=False)  # _mix looks
-        if self._node is not None and message.round == self._round and len(box) >= self._expected:
-            self._node.stir()
+        if message.round == self._round and self._node is not None:
+            self._awaited.discard(seat)
+            if not self._awaited:  # to wake it for every model would cost as much as the mixing
+                self._node.stir()
 
 
 def _play(place: Place) -> tuple[object, ...]:

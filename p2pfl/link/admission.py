@@ -68,7 +68,8 @@ class Doorkeeper:
     def half_open(self, host: str, established: int) -> Iterator[None]:
         """Hold a place for one handshake. Raises Turned: 503 if the house is full, 429 if the host comes too often."""
         limits = self._limits
-        exempt = limits.loopback_exempt and _is_loopback(host)
+        host, loopback = _neighbourhood(host)
+        exempt = limits.loopback_exempt and loopback
         waiting = self._half_open.total()
         if waiting >= limits.half_open or waiting + established >= limits.links:
             raise Turned(HTTPStatus.SERVICE_UNAVAILABLE)
@@ -94,8 +95,14 @@ class Doorkeeper:
         return self._buckets.setdefault(host, new)
 
 
-def _is_loopback(host: str) -> bool:
+def _neighbourhood(host: str) -> tuple[str, bool]:
+    """What counts as one host, and whether it is this one. Who has one IPv6 address mostly has all of its /64."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return host, host == ""  # the peer of a Unix socket has no address
+    if address.version == 6 and not address.is_loopback:
+        if address.ipv4_mapped is not None:
+            return _neighbourhood(str(address.ipv4_mapped))
+        return str(ipaddress.ip_network((address.packed, 64), strict=False)), False
+    return host, address.is_loopback

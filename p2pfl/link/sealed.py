@@ -223,7 +223,7 @@ class SealedLink:
         progress = incoming.progress()
         punctual = now < due + period / 10  # else this loop was stalled, and the delay is not the sender's
         floor = self._limits.progress_bytes * period
-        if punctual and any(progress.get(msg_id, floor) - was < floor for msg_id, was in before.items()):
+        if punctual and any(progress[msg_id] - before[msg_id] < floor for msg_id in progress.keys() & before.keys()):
             self.abort(RemoteProtocolError(f"a transfer got on by less than {floor:.0f} bytes in {period:g} s"))
             return
         self._watch = self._loop.call_later(period, self._watch_progress, incoming, progress, now + period)

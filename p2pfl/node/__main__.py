@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from p2pfl.app.cli import main
+from p2pfl.app.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main(["node", *sys.argv[1:]]))
+    run(["node", *sys.argv[1:]])

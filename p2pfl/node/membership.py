@@ -45,11 +45,13 @@ class Roster(Message):
         if len(self.members) > MOST_RECORDS:
             raise ValueError(f"a roster has {len(self.members)} members, over the limit of {MOST_RECORDS}")
         for member in self.members:
-            texts = (member.id, member.name, *member.addresses)
-            if len(member.addresses) > _MOST_ADDRESSES or any(len(text) > MOST_CHARACTERS for text in texts):
+            where = (member.id, *member.addresses)
+            if len(where) > 1 + _MOST_ADDRESSES or any(len(text) > MOST_CHARACTERS for text in (member.name, *where)):
                 raise ValueError("a member's id, name or addresses are too long")
-            if not all(text.isprintable() for text in texts) or not 0 <= member.version < _MOST_VERSION:
-                raise ValueError("a member has characters that do not print, or an impossible version")
+            if not (member.name.isprintable() and all(text.isprintable() and text.isascii() for text in where)):
+                raise ValueError("a member's id, name or addresses have characters that do not belong there")
+            if not 0 <= member.version < _MOST_VERSION:
+                raise ValueError("a member has an impossible version")
 
 
 class Membership:
@@ -124,9 +126,9 @@ class Membership:
     @Roster.handler
     async def heard(self, roster: Roster, peer: Peer) -> None:
         """A peer passes records on."""
-        new = self.learn(roster.members)
+        new = [member.id for member in self.learn(roster.members)]
         if new:
-            self._spread([member.id for member in new], peer)
+            self._spread(new, None if self._own_id in new else peer)  # whoever told what is false is told better
 
     def _enter(self, member: Member) -> None:
         known = self._table.get(member.id)

@@ -9,10 +9,8 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
-from p2pfl.crypto.identity import Identity
 from p2pfl.errors import ConfigError, LinkError, LinkRefused, UserError
 from p2pfl.link.base import Link, Listener, Mountable, Transport
-from p2pfl.link.trust import Open
 from p2pfl.node.dialing import Dialler
 from p2pfl.node.dispatch import Dispatch
 from p2pfl.node.events import (
@@ -203,7 +201,7 @@ class Node:
 
     @property
     def websocket(self) -> Callable[[Any], Awaitable[Any]]:
-        """The door as a handler of somebody else's aiohttp application: `app.router.add_get("/p2pfl/v1", node.websocket)`.
+        """The door for somebody else's aiohttp application: `app.router.add_get("/p2pfl/v1", node.websocket)`.
 
         Raises ConfigError for a node whose transport has no such thing.
         """
@@ -405,6 +403,8 @@ class Node:
 
 
 def _local_websockets() -> Transport:
-    from p2pfl.link.websocket import WebSocketTransport  # noqa: PLC0415 - aiohttp, only where sockets are used
+    from p2pfl.crypto.identity import Identity  # noqa: PLC0415 - nacl, only where sockets are used
+    from p2pfl.link.trust import Open  # noqa: PLC0415 - the same
+    from p2pfl.link.websocket import WebSocketTransport  # noqa: PLC0415 - aiohttp, the same
 
     return WebSocketTransport(Identity.generate(), trust=Open())

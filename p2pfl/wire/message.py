@@ -55,7 +55,7 @@ class Message:
         cls, method: Callable[[RoleT, Self, PeerT], Coroutine[Any, Any, None]]
     ) -> Callable[[RoleT, Self, PeerT], Coroutine[Any, Any, None]]:
         """Mark a role's coroutine method as the one that takes this message."""
-        setattr(method, _MARK, cls)
+        _mark(method, cls)
         return method
 
 
@@ -67,8 +67,15 @@ class Request(Message, Generic[ReplyT]):
         cls, method: Callable[[RoleT, Self, PeerT], Coroutine[Any, Any, ReplyT]]
     ) -> Callable[[RoleT, Self, PeerT], Coroutine[Any, Any, ReplyT]]:
         """Mark a role's coroutine method as the one that answers this request."""
-        setattr(method, _MARK, cls)
+        _mark(method, cls)
         return method
+
+
+def _mark(method: Callable[..., object], kind: type[Message]) -> None:
+    known: type[Message] | None = getattr(method, _MARK, None)
+    if known not in (None, kind):
+        raise MessageError(f"{method.__qualname__} handles {known.tag} already: write one method for each message")
+    setattr(method, _MARK, kind)
 
 
 def reply_type(request: type[Request[Any]]) -> type[Message]:

@@ -132,13 +132,13 @@ def test_it_learns_digits_on_a_ring():
 
 
 class Leaves:
-    """A node that takes no part and is soon gone."""
+    """A node that is gone as soon as its neighbours 0 and 2 have seen it."""
 
     def __init__(self, params):
         self.params = params
 
     async def run(self, node):
-        await asyncio.sleep(0.001)
+        await node.meet([0, 2])
 
 
 class Sends:

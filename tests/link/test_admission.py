@@ -68,11 +68,19 @@ def test_a_full_house() -> None:
         assert knock(doors, "127.0.0.1", established=2) is HTTPStatus.SERVICE_UNAVAILABLE
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", ""])
 def test_loopback_is_exempt_unless_switched_off(host: str) -> None:
     assert {knock(Doorkeeper(LinkLimits(), Clock()), host) for _ in range(50)} == {None}
     strict = Doorkeeper(LinkLimits(loopback_exempt=False), Clock())
     assert [knock(strict, host) for _ in range(11)][-1] is HTTPStatus.TOO_MANY_REQUESTS
+
+
+def test_an_ipv6_network_is_one_host() -> None:
+    doors = Doorkeeper(LinkLimits(), Clock())
+    assert [knock(doors, f"2001:db8::{n}") for n in range(1, 12)][-1] is HTTPStatus.TOO_MANY_REQUESTS
+    assert knock(doors, "2001:db8:0:1::1") is None
+    assert knock(doors, "::ffff:192.0.2.1") is None
+    assert [knock(doors, "192.0.2.1") for _ in range(10)][-1] is HTTPStatus.TOO_MANY_REQUESTS
 
 
 def test_many_hosts_cost_bounded_memory() -> None:

@@ -22,7 +22,7 @@ from p2pfl.link.base import LinkLimits
 from p2pfl.link.sealed import CloseCode, SealedLink, error_of_close
 from p2pfl.link.secure import Handshake, SecureChannel, SecuritySettings, offered_subprotocols
 from p2pfl.link.trust import Open
-from p2pfl.wire.frame import MAX_RECORD, OversizeError
+from p2pfl.wire.frame import MAX_RECORD, FrameReader, OversizeError
 from p2pfl.wire.packet import Packet
 from tests.link.kit import Inbox, pattern
 
@@ -278,6 +278,35 @@ async def test_idle_links_and_fast_transfers_are_left_alone() -> None:
     for count in range(1, 6):
         near.send(Packet(b"", (pattern(100 * MAX_RECORD),)))
         await inbox.received(count)
+    assert not inbox.errors
+    await near.close()
+
+
+async def test_a_transfer_that_ends_between_two_looks_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: asyncio.Queue[dict[int, int]] = asyncio.Queue()
+    look = SealedLink._watch_progress
+
+    def watched(self: SealedLink, incoming: FrameReader, before: dict[int, int], due: float) -> None:
+        look(self, incoming, before, due)
+        looks.put_nowait(incoming.progress())
+
+    near, far, _, end = pair(LinkLimits(progress_seconds=0.05))
+    monkeypatch.setattr(SealedLink, "_watch_progress", watched)
+    inbox = Inbox()
+    far.start(inbox)
+    held: list[bytes] = []
+    end.put, put = lambda record: held.append(record) if inbox.announced else put(record), end.put
+    near.start(Inbox())
+    near.send(Packet(b"", (pattern(3 * MAX_RECORD),)))
+    while not await looks.get():
+        pass
+    for record in held:
+        put(record)
+    await inbox.received(1)
+    while not looks.empty():
+        looks.get_nowait()
+    for _ in range(4):
+        await looks.get()
     assert not inbox.errors
     await near.close()
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import orjson
 
+from p2pfl.errors import LinkError
 from p2pfl.link.base import Link
 from p2pfl.link.memory import MemoryNetwork
 from p2pfl.node.events import Event
@@ -84,6 +85,30 @@ class Gated:
     @Note.handler
     async def note(self, note: Note, peer: Peer) -> None:
         await self._pass(note.n)
+
+
+class Busy:
+    """Plays a little course: meets, asks all, tells all, swaps with one."""
+
+    async def run(self, node: Node) -> None:
+        with node.waiting("the others"):
+            peers = await node.meet([0, 1, 2], at_least=2)
+        async with node.ask_all(peers, Ping(1)) as replies:
+            async for _ in replies:
+                await asyncio.sleep(0.01)
+        await node.tell_all(peers, Note(1))
+        with suppress(LinkError):
+            await peers[0].ask(Ping(2))
+        await asyncio.sleep(0.01)
+
+    @Ping.handler
+    async def ping(self, ask: Ping, peer: Peer) -> Pong:
+        await asyncio.sleep(0.02)
+        return Pong(ask.n)
+
+    @Note.handler
+    async def note(self, note: Note, peer: Peer) -> None:
+        await asyncio.sleep(0.02)
 
 
 class Log:

@@ -118,6 +118,15 @@ def test_two_handlers_for_one_type() -> None:
         handlers_of([Twice()])
 
 
+def test_one_method_for_two_messages() -> None:
+    with pytest.raises(MessageError, match=r"hear handles warmth/2 already: write one method for each message"):
+
+        class Both:
+            @Reading.handler  # type: ignore[arg-type]  # the mistake that is tested
+            @Warmth.handler
+            async def hear(self, message: Warmth, peer: object) -> None: ...
+
+
 async def test_a_subclass_overrides_a_handler() -> None:
     class Warm(Station):
         @Measure.handler

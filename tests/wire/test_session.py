@@ -336,12 +336,14 @@ def _sendable(fields: dict[str, str]) -> dict[str, str]:
 
 # -- two sessions, and a model of them ---------------------------------------------------------------------------------
 
+NARROW = SessionLimits(tells=2, asks=2)
+
 
 @dataclass
 class End:
     """One of two ends, and what the model knows about it."""
 
-    session: Session = field(default_factory=session)
+    session: Session = field(default_factory=lambda: session(NARROW))
     wire: list[Packet] = field(default_factory=list)  # to the other end, in no order
     asks: dict[int, Packet] = field(default_factory=dict)  # ours that have not ended
     unwanted: set[int] = field(default_factory=set)  # those of them that were cancelled
@@ -387,7 +389,7 @@ class TwoSessions(RuleBasedStateMachine):
     @rule(side=sides)
     def ask(self, side: int) -> None:
         end = self.ends[side]
-        assert end.session.asks_left == LIMITS.asks - len(end.asks)
+        assert end.session.asks_left == NARROW.asks - len(end.asks)
         if end.session.asks_left:
             number, packet = end.session.ask(body(side))
             end.running(packet)
@@ -474,12 +476,13 @@ class TwoSessions(RuleBasedStateMachine):
     @invariant()
     def windows_hold(self) -> None:
         for end in self.ends:
-            assert end.to_handle <= LIMITS.tells
-            assert len(end.to_answer) <= LIMITS.asks
-            assert end.session.asks_left == LIMITS.asks - len(end.asks)
+            assert end.to_handle <= NARROW.tells
+            assert len(end.to_answer) <= NARROW.asks
+            assert end.session.asks_left == NARROW.asks - len(end.asks)
 
-    def teardown(self) -> None:
-        """Let everything arrive and be answered: then nothing is open, and all places are free."""
+    @rule()
+    def settle(self) -> None:
+        """Let everything arrive and be answered."""
         while any(end.wire or end.to_answer or end.to_handle for end in self.ends):
             for side, end in enumerate(self.ends):
                 for number in sorted(end.to_answer):
@@ -489,11 +492,15 @@ class TwoSessions(RuleBasedStateMachine):
                     self.handle(side)
                 while end.wire:
                     self._received(self.ends[1 - side], end.wire.pop())
+
+    def teardown(self) -> None:
+        """In the end nothing is open, and all places are free."""
+        self.settle()
         for end in self.ends:
             assert not end.asks
             assert end.session.idle
-            assert end.session.asks_left == LIMITS.asks
-            assert end.session.tells_left > LIMITS.tells / 2
+            assert end.session.asks_left == NARROW.asks
+            assert end.session.tells_left > NARROW.tells / 2
 
 
 TwoSessions.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -1,0 +1,95 @@
+"""A node as a process of its own, warnings being errors, and what it tells in JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Running", "node", "places"]
+
+Row = dict[str, Any]
+
+
+class Running:
+    """A process under way. `rows` is what it has told so far."""
+
+    def __init__(self, process: Process) -> None:
+        self.rows: list[Row] = []
+        self.stderr = ""
+        self._process = process
+        self._more = asyncio.Condition()
+        self._reading = [asyncio.create_task(self._read_rows()), asyncio.create_task(self._read_errors())]
+
+    async def row(self, kind: str, contains: str = "") -> Row:
+        """The first row of that kind whose text has these words, once it is there."""
+        async with self._more:
+            while True:
+                for row in self.rows:
+                    if row["kind"] == kind and contains in row.get("text", ""):
+                        return row
+                if self._reading[0].done():
+                    raise AssertionError(f"no {kind} {contains!r} among {self.rows}; stderr: {self.stderr}")
+                await self._more.wait()
+
+    async def address(self) -> str:
+        """Where it listens."""
+        address: str = (await self.row("node"))["addresses"][0]
+        return address
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    def interrupt(self) -> None:
+        with suppress(ProcessLookupError):  # it has just ended
+            self._process.send_signal(signal.SIGINT)
+
+    async def end(self) -> int:
+        """Wait for it; the exit code. What it told is complete by then."""
+        await asyncio.wait(self._reading)
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        """Have it killed if it still runs."""
+        if self.alive:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+        await self.end()
+
+    async def _read_rows(self) -> None:
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            async with self._more:
+                self.rows.append(json.loads(line))  # each line is an object, whatever happens
+                self._more.notify_all()
+
+    async def _read_errors(self) -> None:
+        assert self._process.stderr is not None
+        self.stderr = (await self._process.stderr.read()).decode()
+        await asyncio.wait(self._reading[:1])
+        async with self._more:
+            self._more.notify_all()
+
+
+def places(home: Path) -> list[str]:
+    """Options that keep a node's files under `home`, which is made if it is not there."""
+    home.mkdir(exist_ok=True)
+    return ["--identity", str(home / "identity.key"), "--runs", str(home / "runs"), "--run", "run"]
+
+
+@asynccontextmanager
+async def node(home: Path, *options: str) -> AsyncIterator[Running]:
+    """`python -m p2pfl.node` with an identity and run folders under `home`."""
+    command = (sys.executable, "-W", "error", "-X", "dev", "-m", "p2pfl.node", *options, *places(home), "--json")
+    running = Running(await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, limit=1 << 20))
+    try:
+        yield running
+    finally:
+        await running.stop()

@@ -21,7 +21,7 @@ from p2pfl.compute.inline import Inline
 from p2pfl.compute.job import Compute
 from p2pfl.courses.course import HoldsModel
 from p2pfl.node.events import CourseEnded, Event, UpdateMissing
-from p2pfl.sim.loop import Stalled, run_virtual
+from p2pfl.sim.loop import run_virtual
 from p2pfl.sim.report import Recorder, Round
 from p2pfl.sim.world import Observer, World
 
@@ -120,11 +120,7 @@ def simulate(
         clock[0] = seconds
         recorder(seconds, seat, event)
 
-    try:
-        run_virtual(world.run(observe))
-    except Stalled as error:
-        waits = world.waits()
-        raise Stalled(f"{error}: {'; '.join(waits[:5])}{' ...' if len(waits) > 5 else ''}") from None
+    run_virtual(world.run(observe))
     vectors = [role.params for seat in world.seats for role in seat.roles if isinstance(role, HoldsModel)]
     params = vectors[0] if coordinated else torch.stack(vectors).mean(0)
     return Outcome(

@@ -46,6 +46,7 @@ class Device:
         if rng.random() < spec.stragglers:
             self.examples_per_second /= spec.straggler_factor
         self._compute = compute
+        self.busy = 0  # jobs that it has not got through
         self._closed = False
 
     async def run(self, job: Job[ResultT]) -> ResultT:
@@ -57,10 +58,12 @@ class Device:
         # The timer is set before the job runs: so devices that are through at one time go on in the order in which
         # they began, whatever the order in which threads were through. A virtual clock stands while threads compute.
         timer = loop.call_later(job.examples / self.examples_per_second, due.set_result, None)
+        self.busy += 1
         try:
             result = await self._compute.run(job)
             await due
         finally:
+            self.busy -= 1
             timer.cancel()
         return result
 

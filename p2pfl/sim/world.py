@@ -14,6 +14,7 @@ from p2pfl.node.membership import Directory, Member
 from p2pfl.node.node import Node
 from p2pfl.node.settings import NodeSettings
 from p2pfl.sim.devices import Device, DeviceSpec
+from p2pfl.sim.loop import Stalled
 from p2pfl.sim.network import Network, NetworkSpec
 from p2pfl.wire.session import SessionLimits
 
@@ -29,6 +30,7 @@ class Seat:
 
     node: Node
     roles: tuple[object, ...]
+    device: Device
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +61,9 @@ class World:
     network: NetworkSpec = field(default_factory=NetworkSpec)
     devices: DeviceSpec = field(default_factory=DeviceSpec)
     seed: int = 0
+    patience_seconds: float = 21_600.0
+    """Nothing sent and nothing computed for so long on the virtual clock: the run is stalled. Lost peers are redialled
+    for ever, so the loop alone would not notice."""
     seats: list[Seat] = field(default_factory=list, init=False)
     wire: Network = field(init=False)
 
@@ -72,13 +77,23 @@ class World:
             for seat in self.seats:
                 await seat.node.__aenter__()
             async with asyncio.TaskGroup() as group:
-                for seat in self.seats:
-                    group.create_task(_live(seat.node))
+                watch = group.create_task(self._watch())
+                await asyncio.wait([group.create_task(_live(seat.node)) for seat in self.seats])
+                watch.cancel()
         except BaseExceptionGroup as errors:
             raise _first(errors) from None  # the others are its consequences
         finally:
             for seat in self.seats:
                 await seat.node.stop()
+
+    async def _watch(self) -> None:
+        while True:
+            before = self.wire.packets
+            await asyncio.sleep(self.patience_seconds)
+            if self.wire.packets == before and not any(seat.device.busy for seat in self.seats):
+                waits = self.waits()
+                shown = "; ".join(waits[:5]) + (f" and {len(waits) - 5} more" if len(waits) > 5 else "")
+                raise Stalled(f"nothing happened for {self.patience_seconds:.0f} virtual seconds: {shown}")
 
     def _fill_seats(self, observe: Observer) -> None:
         loop = asyncio.get_running_loop()
@@ -90,11 +105,12 @@ class World:
         # A link of this network ends visibly or never, and a stall is found by the loop: no pings, no reports.
         settings = NodeSettings(SessionLimits(silence_seconds=math.inf), report_seconds=math.inf)
         for number, peer_id in enumerate(ids):
-            roles = tuple(self.play(number, Device(self.devices, self.seed, number, self.compute)))
+            device = Device(self.devices, self.seed, number, self.compute)
+            roles = tuple(self.play(number, device))
             members = directory.membership(peer_id)
             node = Node(*roles, transport=memory.transport(peer_id), listen=peer_id, members=members, settings=settings)
             node.observe(_Tap(number, observe, loop))
-            self.seats.append(Seat(node, roles))
+            self.seats.append(Seat(node, roles, device))
 
     def waits(self) -> list[str]:
         """What each node waits for at this moment. Call it on the running loop."""

@@ -77,7 +77,7 @@ class Server:
 
     async def run(self, node: Node) -> None:
         clients = await node.linked(CLIENTS)
-        for round in range(ROUNDS):  # noqa: A001 - the field's word
+        for round in range(ROUNDS):
             mean = WeightedMean(clients)
             with suppress(TimeoutError):
                 ask = node.ask_all(clients, Train(round, pack(self.params)))

@@ -1,24 +1,24 @@
 """Every exception of p2pfl.
 
-    P2pflError
-    ├── UserError                 a mistake in what the user gave; the sentence names the field and the mend
-    │   ├── ConfigError           a course file, a topology file, an option
-    │   ├── IdentityError         a key file that is missing, readable by others, or damaged
-    │   └── MissingPackage        an optional package; the sentence has the install command
-    ├── LinkError                 a link could not be made, or ended
-    │   ├── PeerUnreachable       nobody answers at the address
-    │   ├── ListenFailed          the port is in use, or may not be bound
-    │   ├── LinkClosed            the other end said goodbye
-    │   ├── LinkTruncated         the bytes ended without a goodbye
-    │   ├── LinkSilent            nothing was heard for too long
-    │   ├── LinkRefused           the other end, or we, do not want this link (duplicate, full, self)
-    │   ├── HandshakeFailed       no secure channel: garbage, another network key, a broken signature
-    │   │   ├── UntrustedPeer     the identity is proven, and the trust policy does not admit it
-    │   │   └── VersionMismatch   the two ends share no protocol version
-    │   └── RemoteProtocolError   the peer sent what the protocol forbids
-    ├── MessageError              a message of our own that cannot be sent (a type, a field, a size)
-    ├── RemoteError               the peer's handler failed; names the node, the request and the reason
-    └── CourseError               a course that cannot go on
+P2pflError
+├── UserError                 a mistake in what the user gave; the sentence names the field and the mend
+│   ├── ConfigError           a course file, a topology file, an option
+│   ├── IdentityError         a key file that is missing, readable by others, or damaged
+│   └── MissingPackage        an optional package; the sentence has the install command
+├── LinkError                 a link could not be made, or ended
+│   ├── PeerUnreachable       nobody answers at the address
+│   ├── ListenFailed          the port is in use, or may not be bound
+│   ├── LinkClosed            the other end said goodbye
+│   ├── LinkTruncated         the bytes ended without a goodbye
+│   ├── LinkSilent            nothing was heard for too long
+│   ├── LinkRefused           the other end, or we, do not want this link (duplicate, full, self)
+│   ├── HandshakeFailed       no secure channel: garbage, another network key, a broken signature
+│   │   ├── UntrustedPeer     the identity is proven, and the trust policy does not admit it
+│   │   └── VersionMismatch   the two ends share no protocol version
+│   └── RemoteProtocolError   the peer sent what the protocol forbids
+├── MessageError              a message of our own that cannot be sent (a type, a field, a size)
+├── RemoteError               the peer's handler failed; names the node, the request and the reason
+└── CourseError               a course that cannot go on
 """
 
 from __future__ import annotations

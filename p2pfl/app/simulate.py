@@ -156,7 +156,8 @@ def _show_end(display: Display, outcome: Outcome, figures: dict[str, Any], folde
     ]
     display.table(table("report", ["round", "virtual s", "MB", *names], rows))
     display.line(
-        f"{outcome.virtual_seconds:.2f} virtual seconds in {figures['seconds']:.2f} real ones, {outcome.bytes / 1e6:.2f} MB"
+        f"{outcome.virtual_seconds:.2f} virtual seconds in {figures['seconds']:.2f} real ones, "
+        f"{outcome.bytes / 1e6:.2f} MB"
     )
     display.line(f"final model {figures['model_hash']}  trace {outcome.trace}")
     display.line(f"run folder {folder.path}")

@@ -82,7 +82,7 @@ class Pair:
     async def run(self, node: Node) -> None:
         node.agree(self._learner.schema)
         await node.meet(self._neighbors)
-        for round in range(self._settings.rounds):  # noqa: A001 - the field's word
+        for round in range(self._settings.rounds):
             node.emit(RoundStarted(round + 1, 1))
             before = self.params
             fitted = await self._learner.fit(before, round)
@@ -92,7 +92,7 @@ class Pair:
         await self._part(node)
         node.emit(CourseEnded(self._settings.rounds, f"all {self._settings.rounds} rounds are done"))
 
-    async def _average(self, node: Node, round: int) -> None:  # noqa: A002 - the field's word
+    async def _average(self, node: Node, round: int) -> None:
         linked = await node.meet(self._neighbors, at_least=0)
         if not linked:
             node.emit(UpdateMissing(round + 1, "every neighbour", "none is linked"))

@@ -82,14 +82,14 @@ class Mixer:
         node.agree(self._learner.schema)
         union = self._schedule.union
         await node.meet({*union.neighbors(self._learner.seat), *union.senders(self._learner.seat)})
-        for round in range(self._settings.rounds):  # noqa: A001 - the field's word
+        for round in range(self._settings.rounds):
             node.emit(RoundStarted(round + 1, 1))
             heard, fitted = await self._step(node, round)
             metrics = await self._settings.measure(self._learner, self.params, round, fitted)
             node.emit(RoundEnded(round + 1, heard + 1, metrics))
         node.emit(CourseEnded(self._settings.rounds, f"all {self._settings.rounds} rounds are done"))
 
-    async def _step(self, node: Node, round: int) -> tuple[int, FitResult]:  # noqa: A002 - the field's word
+    async def _step(self, node: Node, round: int) -> tuple[int, FitResult]:
         seat, graph = self._learner.seat, self._schedule.at(round)
         fitted = await self._learner.fit(self.params, round)
         adapt = self._settings.order == "adapt"
@@ -101,7 +101,7 @@ class Mixer:
         self.params = mixed if adapt else mixed.add_(fitted.params).sub_(shared)
         return len(heard), fitted
 
-    def _mix(self, node: Node, round: int, shared: Tensor, heard: dict[int, Tensor]) -> Tensor:  # noqa: A002
+    def _mix(self, node: Node, round: int, shared: Tensor, heard: dict[int, Tensor]) -> Tensor:
         """sum_j w_ij x_j in the order of the seats; models that are not finite are left out of it, and reported."""
         row = received_weights(topology_weights(self._schedule.at(round), self._learner.seat), heard)
         mixed = shared * own_weight(row)
@@ -116,7 +116,7 @@ class Mixer:
             node.emit(UpdateMissing(round + 1, f"seat {other}", "its model has NaN or infinite numbers"))
         return self._mix(node, round, shared, sound)
 
-    async def _gather(self, node: Node, round: int, senders: tuple[int, ...]) -> dict[int, Tensor]:  # noqa: A002
+    async def _gather(self, node: Node, round: int, senders: tuple[int, ...]) -> dict[int, Tensor]:
         box = self._mailbox[round]
         with node.waiting(f"the models of round {round + 1}"), suppress(TimeoutError):
             async with asyncio.timeout(self._settings.deadline_seconds or None):

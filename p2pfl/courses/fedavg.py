@@ -109,7 +109,7 @@ class Server:
         seats = self._clients.seats
         await node.meet(seats, at_least=self._settings.min_clients or len(seats))
         reason = f"all {self._settings.rounds} rounds are done"
-        for round in range(self._settings.rounds):  # noqa: A001 - the field's word
+        for round in range(self._settings.rounds):
             collected = await self._train(node, round)
             metrics = await self._evaluate(node, round, collected)
             node.emit(RoundEnded(round + 1, collected.count, metrics))
@@ -122,14 +122,14 @@ class Server:
         await node.tell_all(linked, Finish(round + 1, self._learner.tensors(self.params)))
         node.emit(CourseEnded(round + 1, reason))
 
-    async def _train(self, node: Node, round: int) -> Collected:  # noqa: A002 - the field's word
+    async def _train(self, node: Node, round: int) -> Collected:
         cohort = await self._clients.cohort(node, round)
         node.emit(RoundStarted(round + 1, len(cohort)))
         collected = await self._clients.train(node, cohort, Train(round, self._learner.tensors(self.params)))
         self.params = self.params if collected.params is None else collected.params
         return collected
 
-    async def _evaluate(self, node: Node, round: int, collected: Collected) -> dict[str, float]:  # noqa: A002
+    async def _evaluate(self, node: Node, round: int, collected: Collected) -> dict[str, float]:
         found: dict[str, float | None] = {"train_loss": collected.loss}
         due = (round + 1) % self._settings.evaluate_every == 0 or round + 1 == self._settings.rounds
         if due and self._settings.evaluate in ("server", "both") and self._learner.test is not None:

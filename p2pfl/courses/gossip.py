@@ -28,7 +28,7 @@ class GossipSettings:
             if getattr(self, name) < 1:
                 raise ConfigError(f"course.{name} is {getattr(self, name)}; it must be at least 1")
 
-    async def measure(self, learner: Learner, params: Tensor, round: int, fitted: FitResult) -> dict[str, float]:  # noqa: A002
+    async def measure(self, learner: Learner, params: Tensor, round: int, fitted: FitResult) -> dict[str, float]:
         """The metrics of one node after a round (from 0)."""
         found: dict[str, float | None] = {"train_loss": number(fitted.loss)}
         due = (round + 1) % self.evaluate_every == 0 or round + 1 == self.rounds

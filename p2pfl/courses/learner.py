@@ -64,7 +64,7 @@ class Learner:
             raise RemoteProtocolError("a model with NaN or infinite numbers came")
         return vector
 
-    async def fit(self, params: Tensor, round: int) -> FitResult:  # noqa: A002 - the field's word
+    async def fit(self, params: Tensor, round: int) -> FitResult:
         """Train on our examples, from `params`, in round `round` (from 0)."""
         assert self.shard is not None, "only seats with examples train"
         seed = seed_of(self.seed, "fit", round, self.seat)

@@ -122,7 +122,7 @@ class Clients:
         )
 
 
-def _report_missing(node: Node, round: int, replies: Replies[ReplyT], *, late: bool) -> None:  # noqa: A002 - the field's word
+def _report_missing(node: Node, round: int, replies: Replies[ReplyT], *, late: bool) -> None:
     for peer, error in replies.failed.items():
         node.emit(UpdateMissing(round + 1, peer.name, str(error)))
     for peer in sorted(replies.waiting, key=lambda peer: (peer.seat is None, peer.seat, peer.id)) if late else ():

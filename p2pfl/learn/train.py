@@ -41,7 +41,7 @@ def fit(
     shard: Shard,
     spec: TrainSpec,
     seed: int,
-    round: int = 0,  # noqa: A002 - the field's word; nothing is rounded here
+    round: int = 0,
     drift: Tensor | None = None,
 ) -> FitResult:
     """Train `params` on a client's examples. `params` are not changed.
@@ -74,7 +74,7 @@ def fit(
     return FitResult(flat, len(shard), mean, len(sizes))
 
 
-def learning_rate(spec: TrainSpec, round: int) -> float:  # noqa: A002 - the field's word; nothing is rounded here
+def learning_rate(spec: TrainSpec, round: int) -> float:
     """The learning rate of a round, from 0.
 
     >>> learning_rate(TrainSpec(lr=1.0, schedule="step", schedule_rounds=10, schedule_factor=0.5), 20)

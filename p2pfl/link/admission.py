@@ -47,7 +47,7 @@ class TokenBucket:
         self._since = now
 
 
-class Turned(Exception):  # noqa: N818 - not an error of anybody: an HTTP answer
+class Turned(Exception):
     """A host that is turned away, with the HTTP status that says why."""
 
     def __init__(self, status: HTTPStatus) -> None:

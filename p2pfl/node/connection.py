@@ -214,7 +214,7 @@ class Connection:
             task.cancel()
 
     def _arrived(self, number: int | None, content: Incoming) -> None:
-        if len(self._running) < _HANDLERS_AT_ONCE and not self._queue:
+        if len(self._running) < _HANDLERS_AT_ONCE:  # then nothing queues
             self._launch(number, content)
         else:
             self._queue.append((number, content))

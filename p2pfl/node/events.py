@@ -35,6 +35,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Listening(Event):
+    """The node's doors are open."""
+
     addresses: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -121,6 +123,8 @@ class Waiting(Event):
 
 @dataclass(frozen=True, slots=True)
 class RoundStarted(Event):
+    """A round of a course begins; rounds are counted from 1, for people."""
+
     round: int
     participants: int
 
@@ -155,6 +159,8 @@ class UpdateMissing(Event):
 
 @dataclass(frozen=True, slots=True)
 class CourseEnded(Event):
+    """The node has come to the end of its course, and why."""
+
     rounds: int
     reason: str
 

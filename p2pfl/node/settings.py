@@ -11,6 +11,8 @@ __all__ = ["NodeSettings"]
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
+    """Times and bounds of one node; the defaults suit hosts on the internet."""
+
     session: SessionLimits = field(default_factory=SessionLimits)
     report_seconds: float = 5.0  # what is waited for is told so often
     drain_seconds: float = 3.0  # a stopping node lets handlers run on for so long

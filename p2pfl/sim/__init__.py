@@ -1,1 +1,1 @@
-"""Courses in one process on virtual time: the same nodes, roles and messages as on hosts; the clock and the wire are modelled."""
+"""Courses in one process on virtual time: nodes, roles and messages as on hosts; clock and wire are modelled."""

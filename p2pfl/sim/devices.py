@@ -55,8 +55,8 @@ class Device:
             raise RuntimeError("this device has been closed")
         loop = asyncio.get_running_loop()
         due: asyncio.Future[None] = loop.create_future()
-        # The timer is set before the job runs: so devices that are through at one time go on in the order in which
-        # they began, whatever the order in which threads were through. A virtual clock stands while threads compute.
+        # The timer is set before the job runs: so the order of devices that are through at one time does not depend on
+        # the order in which threads were through. A virtual clock stands while threads compute.
         timer = loop.call_later(job.examples / self.examples_per_second, due.set_result, None)
         self.busy += 1
         try:

@@ -202,7 +202,7 @@ class Topology:
         """Every link that some round may use: this very graph."""
         return self
 
-    def at(self, round: int) -> Topology:  # noqa: A002 - the field's word
+    def at(self, round: int) -> Topology:
         """The graph of a round: this very graph."""
         return self
 

@@ -34,7 +34,7 @@ class Schedule(Protocol):
     def union(self) -> Topology:
         """Every link that some round may use: what a node must be able to reach."""
 
-    def at(self, round: int) -> Topology:  # noqa: A002 - the field's word
+    def at(self, round: int) -> Topology:
         """The graph of a round, counted from 0."""
 
 
@@ -68,7 +68,7 @@ class Cycle:
         merged = Topology.from_edges(self.n, edges, directed=first.directed, family=self.family)
         return replace(merged, names=first.names, roles=first.roles)
 
-    def at(self, round: int) -> Topology:  # noqa: A002 - the field's word
+    def at(self, round: int) -> Topology:
         """The graph of a round, counted from 0."""
         return self.rounds[round % self.period]
 
@@ -108,7 +108,7 @@ class Drawn:
         """None: the rounds never repeat."""
         return
 
-    def at(self, round: int) -> Topology:  # noqa: A002 - the field's word
+    def at(self, round: int) -> Topology:
         """The graph of a round, counted from 0."""
         if round not in self._recent:
             # A string seeds through SHA-512, so that processes agree; hash() of a tuple would not do.

@@ -120,7 +120,18 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path, capsys: pytest.Ca
 
 def test_who_reads_no_further_gets_no_traceback(tmp_path: Path) -> None:
     code = "from p2pfl.app.cli import run; run()"
-    command = [sys.executable, "-c", code, "simulate", DIGITS, "--json", "--runs", str(tmp_path), "--course.rounds", "2"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "simulate",
+        DIGITS,
+        "--json",
+        "--runs",
+        str(tmp_path),
+        "--course.rounds",
+        "2",
+    ]
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False)

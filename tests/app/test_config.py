@@ -35,7 +35,9 @@ FIELDS = [
 
 
 def with_value(course: str, section: str, name: str, value: object) -> dict[str, Any]:
-    return {"course": {"name": course}} | {section: {"name": course, name: value} if section == "course" else {name: value}}
+    return {"course": {"name": course}} | {
+        section: {"name": course, name: value} if section == "course" else {name: value}
+    }
 
 
 @pytest.mark.parametrize(("course", "section", "name"), FIELDS)
@@ -123,6 +125,11 @@ def test_the_hash_is_of_what_all_must_agree_on() -> None:
     max_leaves=12,
 ))  # fmt: skip
 def test_whatever_is_given_it_is_a_configuration_or_a_mistake(value: object) -> None:
-    for given in ({"course": value}, MINIMAL | {"train": value}, MINIMAL | {"topology": value}, MINIMAL | {"data": value}):
+    for given in (
+        {"course": value},
+        MINIMAL | {"train": value},
+        MINIMAL | {"topology": value},
+        MINIMAL | {"data": value},
+    ):
         with suppress(ConfigError):
             from_mapping(given)

@@ -23,7 +23,9 @@ def main() -> None:
     found = {}
     for name in options.scenarios:
         print(f"-- {name}", flush=True)  # each in a process of its own: memory and imports of one are not the other's
-        run = subprocess.run([sys.executable, "-m", f"tests.benchmarks.{name}"], check=True, text=True, capture_output=True)
+        run = subprocess.run(
+            [sys.executable, "-m", f"tests.benchmarks.{name}"], check=True, text=True, capture_output=True
+        )
         print(run.stdout, flush=True)
         found[name] = run.stdout.splitlines()
     if options.json is not None:

@@ -1,7 +1,7 @@
 """What it costs to be there: `python -m tests.benchmarks.footprint`.
 
-Seconds of `import p2pfl` in a fresh interpreter (target 0.4), and the memory of an idle listening node (target 60 MB); an
-interpreter that imports nothing is the baseline.
+Seconds of `import p2pfl` in a fresh interpreter (target 0.4), and the memory of an idle listening node (target 60 MB);
+an interpreter that imports nothing is the baseline.
 """
 
 from __future__ import annotations

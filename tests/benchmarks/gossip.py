@@ -1,8 +1,8 @@
 """What a simulated message costs: `python -m tests.benchmarks.gossip [--nodes 1000]`.
 
 D-PSGD on a random 8-regular graph, an MLP of 50,826 parameters, one step of SGD a round. The time of local training is
-taken off; what remains is divided by the messages. Targets: 60 us of CPU a message, 1.5 GB. The baseline of the same run is
-the mixing alone, in a plain loop over vectors in memory, which no design can do without.
+taken off; what remains is divided by the messages. Targets: 60 us of CPU a message, 1.5 GB. The baseline of the same
+run is the mixing alone, in a plain loop over vectors in memory, which no design can do without.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import random
 import resource
 import statistics
 import time
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -65,8 +66,7 @@ def simulated(nodes: int, rounds: int) -> list[float]:
                 marks.append((time.process_time(), compute.seconds, world.wire.packets))
 
     run_virtual(world.run(observe))
-    spans = zip(marks, marks[1:], strict=False)
-    return [1e6 * ((b[0] - a[0]) - (b[1] - a[1])) / (b[2] - a[2]) for a, b in spans]
+    return [1e6 * ((b[0] - a[0]) - (b[1] - a[1])) / (b[2] - a[2]) for a, b in pairwise(marks)]
 
 
 def mixing(nodes: int, numel: int) -> float:

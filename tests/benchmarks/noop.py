@@ -1,7 +1,7 @@
 """A round in which nothing is learnt: `python -m tests.benchmarks.noop`.
 
-A coordinator asks two clients, over encrypted WebSockets on loopback, and waits for both answers. Target: a median of at
-most 10 ms. The baseline of the same run is a bare asyncio stream that echoes a line to two clients.
+A coordinator asks two clients, over encrypted WebSockets on loopback, and waits for both answers. Target: a median of
+at most 10 ms. The baseline of the same run is a bare asyncio stream that echoes a line to two clients.
 """
 
 from __future__ import annotations

@@ -73,9 +73,7 @@ class Played:
     def learner(self, seat: int, compute: Compute | None = None) -> Learner:
         """What `app.build` would give to a seat."""
         shard = self.shards.get(seat)
-        return Learner(
-            seat, self.seed, self.model, self.train, compute or self.compute, shard, None, self.data.test
-        )
+        return Learner(seat, self.seed, self.model, self.train, compute or self.compute, shard, None, self.data.test)
 
     def _roles(self, seat: int, compute: Compute) -> Sequence[object]:
         place = Place(seat, self.topology, self.learner(seat, compute), self.settings)

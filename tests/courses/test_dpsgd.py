@@ -54,7 +54,7 @@ def ends(played):
     return torch.stack(played.params).double().numpy()
 
 
-# -- consensus -----------------------------------------------------------------------------------------------------------
+# -- consensus ---------------------------------------------------------------------------------------------------------
 
 ONE_WAY = build("exponential", 8)
 GRAPHS = [build("ring", 6), build("torus", 9), build("star", 5), build("one-peer-exponential", 8), ONE_WAY]
@@ -86,7 +86,7 @@ def test_the_network_does_not_change_the_result():
         assert dpsgd(topology).play().bytes == dpsgd(topology, network=wild).play().bytes
 
 
-# -- learning ------------------------------------------------------------------------------------------------------------
+# -- learning ----------------------------------------------------------------------------------------------------------
 
 
 def by_hand(played):
@@ -115,20 +115,20 @@ def test_it_is_the_algorithm_that_the_paper_has(topology, order):
 def test_it_learns_digits_on_a_ring():
     played = dpsgd(
         build("ring", 8),
-        rounds=25,
+        rounds=40,
         evaluators=-1,
-        evaluate_every=25,
+        evaluate_every=40,
         seed=1,
         data=load_dataset(DataSpec(), 1),
         model_spec=ModelSpec("mlp", hidden=(32,)),
         split=PartitionSpec("dirichlet", alpha=0.3),
-        train=TrainSpec(lr=0.2, batch_size=10, epochs=3),
+        train=TrainSpec(lr=0.2, batch_size=20, epochs=2, momentum=0.9),
     ).play()
     accuracies = [played.metric("accuracy", seat)[-1] for seat in range(8)]
     assert np.mean(accuracies) >= 0.9
 
 
-# -- what does not arrive ------------------------------------------------------------------------------------------------
+# -- what does not arrive ----------------------------------------------------------------------------------------------
 
 
 class Leaves:
@@ -224,14 +224,16 @@ def test_a_deadline_ends_the_round_with_what_has_arrived():
         return roles
 
     played = dpsgd(RING, slow, deadline_seconds=5.0).play()
-    assert {(event.round, event.peer) for event in played.told(UpdateMissing, 0)} == {(n, "seat 1") for n in range(1, 5)}
+    assert {(event.round, event.peer) for event in played.told(UpdateMissing, 0)} == {
+        (n, "seat 1") for n in range(1, 5)
+    }
     assert len(played.told(CourseEnded)) == 4
     for seat in (0, 2, 3):
         (mixer,) = played.world.seats[seat].roles
         assert not mixer._mailbox, "models that came too late are kept"
 
 
-# -- the mailbox ---------------------------------------------------------------------------------------------------------
+# -- the mailbox -------------------------------------------------------------------------------------------------------
 
 
 class At:

@@ -2,6 +2,7 @@ import asyncio
 import math
 import re
 from dataclasses import replace
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -9,8 +10,8 @@ import torch
 
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings, Server, Trainer
 from p2pfl.courses.learner import seed_of
-from p2pfl.courses.messages import Finish, Score, Train, Update
-from p2pfl.errors import ConfigError, RemoteProtocolError
+from p2pfl.courses.messages import Finish, Score, Train, Update, require_seat
+from p2pfl.errors import ConfigError, RemoteError, RemoteProtocolError
 from p2pfl.learn.data import load_dataset
 from p2pfl.learn.evaluate import evaluate
 from p2pfl.learn.params import as_buffer
@@ -122,7 +123,7 @@ def test_a_deadline_ends_the_round_with_what_has_arrived():
     assert played.missing == [(1, "seat 3"), (2, "seat 3"), (3, "seat 3")]
     assert {event.reason for event in played.told(UpdateMissing)} == {"nothing came before the deadline"}
     times = [seconds for seconds, seat, event in played.events if seat == 0 and isinstance(event, RoundEnded)]
-    assert [b - a for a, b in zip(times, times[1:], strict=False)] == pytest.approx([5.0, 5.0])
+    assert [b - a for a, b in pairwise(times)] == pytest.approx([5.0, 5.0])
     assert torch.equal(played.params[0], by_hand(drop(played, 3))[-1])
 
 
@@ -247,9 +248,9 @@ def test_a_negative_number_of_examples_cannot_be_said():
 class Quits(Trainer):
     """A client that is gone in the middle of a round."""
 
-    def __init__(self, trainer, round):
+    def __init__(self, trainer, last):
         super().__init__(trainer._learner, 0)
-        self._last = round
+        self._last = last
         self._gone = asyncio.Event()
 
     async def run(self, node):
@@ -264,8 +265,8 @@ class Quits(Trainer):
         return await super().train(ask, peer)
 
 
-def quits(round, *seats):
-    return lambda seat, roles: (Quits(roles[0], round),) if seat in seats else roles
+def quits(last, *seats):
+    return lambda seat, roles: (Quits(roles[0], last),) if seat in seats else roles
 
 
 def test_a_client_that_is_lost_in_a_round_is_named_and_the_course_goes_on():
@@ -297,7 +298,7 @@ def test_a_trainer_obeys_its_server_only():
             (peer,) = await node.meet([2])
             try:
                 await peer.ask(Train(0, self._learner.tensors(torch.zeros_like(self.params))))
-            except Exception as error:
+            except RemoteError as error:
                 self.refused = error
             await peer.tell(Finish(1, self._learner.tensors(torch.zeros_like(self.params))))
             await super().run(node)
@@ -415,25 +416,23 @@ def test_it_needs_a_hub():
 
 
 def test_it_learns_digits_from_skewed_clients():
-    """8 clients, Dirichlet(0.3), MLP 64-32-10, 5 local epochs: 0.39, 0.89, 0.92 and 0.95 after 1, 5, 10, 30 rounds."""
+    """8 clients, Dirichlet(0.3), MLP 64-32-10: here 0.40, 0.89, 0.92 and 0.947 after 1, 5, 10 and 30 rounds."""
     played = Played(
         FEDAVG,
-        FedAvgSettings(rounds=30, evaluate_every=5),
+        FedAvgSettings(rounds=30),
         build("star", 9),
         seed=1,
         data=load_dataset(DataSpec(), 1),
         model_spec=ModelSpec("mlp", hidden=(32,)),
         split=PartitionSpec("dirichlet", alpha=0.3),
-        train=TrainSpec(lr=0.1, batch_size=10, epochs=5),
+        train=TrainSpec(lr=0.3, batch_size=10, epochs=2),
     ).play()
     curve = played.metric("accuracy")
-    assert curve[0] >= 0.8
-    assert curve[-1] >= 0.93
+    assert curve[0] < 0.6 < 0.8 <= curve[4]
+    assert min(curve[25:]) >= 0.93
 
 
 def test_require_seat_takes_no_peer_without_a_seat():
-    from p2pfl.courses.messages import require_seat
-
     class Stranger:
         seat, label = None, "stranger"
 

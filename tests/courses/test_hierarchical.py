@@ -1,14 +1,17 @@
+import asyncio
+
 import pytest
 import torch
 
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
-from p2pfl.courses.hierarchical import HIERARCHICAL, HierarchicalSettings, _rounds_below
+from p2pfl.courses.hierarchical import HIERARCHICAL, Edge, HierarchicalSettings, _rounds_below
 from p2pfl.courses.learner import seed_of
 from p2pfl.courses.messages import Train
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, RemoteError
 from p2pfl.learn.specs import TrainSpec
 from p2pfl.learn.train import fit
 from p2pfl.node.events import CourseEnded, RoundEnded, UpdateMissing
+from p2pfl.sim.loop import run_virtual
 from p2pfl.topology.families import build
 from p2pfl.topology.graph import Topology
 from tests.courses.kit import Played
@@ -94,7 +97,7 @@ def test_a_leaf_obeys_its_own_edge_only():
             (leaf,) = await node.meet([3])
             try:
                 await leaf.ask(Train(0, self.server._learner.tensors(self.params)))
-            except Exception as error:
+            except RemoteError as error:
                 self.refused = error
             await self.server.run(node)
 
@@ -102,7 +105,26 @@ def test_a_leaf_obeys_its_own_edge_only():
     assert "that is for seat 1" in str(played.world.seats[ROOT].roles[0].refused)
 
 
-# -- deadlines -----------------------------------------------------------------------------------------------------------
+def test_an_edge_that_is_asked_before_it_runs_answers_when_it_does():
+    played = hierarchical(rounds=1)
+    edge = Edge(played.learner(1), played.settings, (3,), 0)
+
+    class Root:
+        seat, label = 0, "root"
+
+    async def ask_first():
+        ask = Train(0, played.learner(1).tensors(played.model.initial))
+        asked = asyncio.create_task(edge.train(ask, Root()))
+        await asyncio.sleep(1)
+        assert not asked.done()
+        asked.cancel()
+        await asyncio.wait([asked])
+        return asked.cancelled()
+
+    assert run_virtual(ask_first())
+
+
+# -- deadlines ---------------------------------------------------------------------------------------------------------
 
 
 def slow(*seats):

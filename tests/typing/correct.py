@@ -58,7 +58,7 @@ class FedAvg:
         self.rounds, self.deadline, self.quorum, self.params = rounds, deadline, quorum, params
 
     async def run(self, node: Node) -> None:
-        for round in range(self.rounds):  # noqa: A001 - the field's word
+        for round in range(self.rounds):
             mean = Mean()
             with suppress(TimeoutError):
                 async with (

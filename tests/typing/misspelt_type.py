@@ -1,5 +1,4 @@
 """A message type that does not exist."""
-# ruff: noqa: F821 - the mistake that is tested
 
 from __future__ import annotations
 

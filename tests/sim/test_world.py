@@ -1,0 +1,165 @@
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from p2pfl.compute.inline import Inline
+from p2pfl.node.events import Event, PeerJoined
+from p2pfl.sim.loop import run_virtual
+from p2pfl.sim.network import NetworkSpec
+from p2pfl.sim.world import World
+from p2pfl.wire.message import Message, Request
+
+
+class Pong(Message):
+    text: str
+
+
+class Ping(Request[Pong]):
+    text: str
+
+
+class Echo:
+    """Answers, for so many seconds."""
+
+    def __init__(self, seconds=1.0):
+        self.seconds = seconds
+
+    async def run(self, node):
+        await asyncio.sleep(self.seconds)
+
+    @Ping.handler
+    async def ping(self, ask: Ping, peer) -> Pong:
+        return Pong(f"{ask.text} from {peer.seat}")
+
+
+class Asker:
+    """Asks the next seat once."""
+
+    async def run(self, node):
+        (peer,) = await node.meet([node.seat + 1])
+        self.answer = await peer.ask(Ping("hello"))
+        self.at = asyncio.get_running_loop().time()
+
+
+def nothing(seconds, seat, event):
+    pass
+
+
+def test_nodes_play_their_roles_at_the_distance_that_the_network_says():
+    events: list[tuple[float, int, Event]] = []
+    world = World(2, lambda seat, compute: (Echo() if seat else Asker(),), Inline(), NetworkSpec(latency_ms=100))
+    run_virtual(world.run(lambda *event: events.append(event)))
+    (asker,) = world.seats[0].roles
+    assert asker.answer == Pong("hello from 0")
+    assert asker.at == pytest.approx(0.2, abs=0.001)
+    assert {seat for _, seat, event in events if isinstance(event, PeerJoined)} == {0, 1}
+    assert world.seats[1].node.name == "seat 1" and world.seats[1].node.seat == 1
+    assert world.wire.packets > 0
+
+
+class Broken:
+    async def run(self, node):
+        await asyncio.sleep(0.5)
+        raise LookupError(f"seat {node.seat} has lost its way")
+
+
+class Cleans:
+    """Notes that it was ended."""
+
+    ended = False
+
+    async def run(self, node):
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            self.ended = True
+
+
+class Twin(Broken):
+    pass
+
+
+@pytest.mark.parametrize("roles", [(Broken,), (Broken, Twin), (Cleans, Broken)], ids=["alone", "twins", "with others"])
+def test_the_first_error_of_a_role_ends_it_all_and_is_raised_as_it_is(roles):
+    """Not in a group, however many roles fail at once, and with the line where it happened."""
+    world = World(3, lambda seat, compute: [role() for role in (roles if seat == 1 else (Cleans,))], Inline())
+    with pytest.raises(LookupError, match="seat 1 has lost its way") as caught:
+        run_virtual(world.run(nothing))
+    assert caught.traceback[-1].name == "run"
+    for seat in world.seats:
+        assert all(role.ended for role in seat.roles if isinstance(role, Cleans))
+        assert not seat.node.peers
+
+
+async def test_it_tells_who_waits_for_what():
+    class Waits:
+        async def run(self, node):
+            with node.waiting("better times"):
+                await asyncio.Event().wait()
+
+    class Deaf:
+        """Never answers."""
+
+        @Ping.handler
+        async def ping(self, ask: Ping, peer) -> Pong:
+            await asyncio.Event().wait()
+
+        async def run(self, node):
+            await asyncio.Event().wait()
+
+    world = World(3, lambda seat, compute: [(Asker, Deaf, Waits)[seat]()], Inline())
+    course = asyncio.create_task(world.run(nothing))
+    await asyncio.sleep(10)
+    assert world.waits() == ["seat 0: answers to Ping from seat 1", "seat 2: better times"]
+    course.cancel()
+    await asyncio.wait([course])
+    assert course.cancelled()
+
+
+SCRIPT = """
+import torch
+torch.set_num_threads(1)
+from p2pfl.courses.adpsgd import ADPSGD, AdpsgdSettings
+from p2pfl.courses.dpsgd import DPSGD, DpsgdSettings
+from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
+from p2pfl.sim.devices import DeviceSpec
+from p2pfl.sim.network import NetworkSpec
+from p2pfl.topology.families import build
+from tests.courses.kit import Played
+import hashlib
+
+noisy = dict(network=NetworkSpec(jitter=1.0, latency_spread=1.0), devices=DeviceSpec(spread=1.0, stragglers=0.3))
+for seed in (0, 1):
+    for course, settings, topology in (
+        (FEDAVG, FedAvgSettings(rounds=3, quorum=0.6, fraction=0.8, evaluate="both"), build("star", 7)),
+        (DPSGD, DpsgdSettings(rounds=3, deadline_seconds=0.05), build("epidemic-local", 6, fanout=2)),
+        (ADPSGD, AdpsgdSettings(rounds=3), build("ring", 6)),
+    ):
+        played = Played(course, settings, topology, seed=seed, **noisy).play()
+        print(course.name, seed, played.world.wire.trace, hashlib.sha256(played.bytes).hexdigest())
+"""
+
+
+def test_two_processes_play_the_same_to_the_last_bit_and_another_seed_something_else():
+    """Sets and dicts of objects have another order in every process, and must leave no mark."""
+    root = Path(__file__).resolve().parents[2]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT],
+            cwd=root,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for seed in ("1", "2")
+    ]
+    first, second = (process.communicate()[0].splitlines() for process in processes)
+    assert [process.returncode for process in processes] == [0, 0]
+    assert first == second
+    assert len(first) == 6
+    digests = [line.split()[2:] for line in first]
+    assert len({trace for trace, _ in digests}) == len({models for _, models in digests}) == 6

@@ -161,7 +161,7 @@ class MemoryListener:
     """A name under which a node can be dialled."""
 
     def __init__(self, transport: MemoryTransport, name: str, accept: Accept) -> None:
-        self.addresses = (f"memory:{name}",)
+        self.addresses: tuple[str, ...] = (f"memory:{name}",)
         self.transport = transport
         self._name = name
         self._accept = accept

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import astuple
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
@@ -24,13 +25,15 @@ from p2pfl.node.events import (
     PeerRefused,
 )  # fmt: skip
 from p2pfl.node.gossip import Gossip
+from p2pfl.node.meeting import meet
 from p2pfl.node.membership import MOST_CHARACTERS, Member, Membership
 from p2pfl.node.parting import part
 from p2pfl.node.peer import Peer, tell_all
+from p2pfl.node.playing import Stage
 from p2pfl.node.replies import Replies
 from p2pfl.node.settings import NodeSettings
 from p2pfl.node.statistics import NodeStatistics, summed
-from p2pfl.node.waits import Waits, missing_seats
+from p2pfl.node.waits import Waits
 from p2pfl.wire.codec import encode
 from p2pfl.wire.message import Message, Request
 from p2pfl.wire.tensor import Schema
@@ -94,7 +97,7 @@ class Node:
         self._observers: dict[Observer, None] = {}
         self._changed: asyncio.Future[None] | None = None  # made by who waits for a change
         self._tasks: set[asyncio.Task[None]] = set()  # of the node itself
-        self._playing: set[asyncio.Task[Any]] = set()  # the roles that run
+        self._stage = Stage()
         self._orphans: set[asyncio.Task[None]] = set()  # cancelled handlers of links that have ended
         self._open = False
         self._stopping = asyncio.Event()
@@ -153,22 +156,8 @@ class Node:
         if not self._open:
             return
         runners = [role for role in self._roles if isinstance(role, Runs)]
-        try:
-            async with asyncio.TaskGroup() as group:
-                for role in runners:
-                    self._play(group.create_task(role.run(self), name=f"run {type(role).__name__}"))
-                if not runners:
-                    self._play(group.create_task(self._stopping.wait()))
-            return
-        except BaseExceptionGroup as errors:
-            first, *others = errors.exceptions
-        for other in others:
-            first.add_note(f"After it another role failed: {other!r}")
-        raise first
-
-    def _play(self, task: asyncio.Task[Any]) -> None:
-        self._playing.add(task)
-        task.add_done_callback(self._playing.discard)
+        parts = {f"run {type(role).__name__} {index}": role.run(self) for index, role in enumerate(runners)}
+        await self._stage.play(parts or {"serve": self._stopping.wait()})
 
     async def stop(self) -> None:
         """Let running handlers end, say goodbye to all peers, close everything. Takes at most about 5 s.
@@ -184,13 +173,11 @@ class Node:
 
     async def _shut_down(self) -> None:
         connections = [connection for peer in self._peers.values() for connection in peer.connections]
-        dials = self._dialler.cancel()
-        for task in self._playing:
-            task.cancel()
+        ending = [*self._dialler.cancel(), *self._stage.clear(), *self._orphans]
         try:
             for door in self._listeners:
                 await door.close()
-            await part(connections, [*dials, *self._playing, *self._orphans], self.settings)
+            await part(connections, ending, self.settings)
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -264,17 +251,7 @@ class Node:
 
         Without `at_least`: once all are.
         """
-        wanted = sorted(set(seats))
-        enough = len(wanted) if at_least is None else min(at_least, len(wanted))
-        with self.waiting("links") as reword:
-            while True:
-                self.want(wanted)
-                found = {seat: peer for seat in wanted if (peer := self.at(seat)) is not None}
-                if len(found) >= enough:
-                    return list(found.values())
-                missing = [seat for seat in wanted if seat not in found]
-                reword(missing_seats(self, missing, enough - len(found)))
-                await self.change()
+        return await meet(self, seats, at_least)
 
     def ask_all(self, peers: Iterable[Peer], request: Request[ReplyT]) -> Replies[ReplyT]:
         """Ask many at once; the request is encoded once. See Replies."""
@@ -289,16 +266,9 @@ class Node:
 
     def statistics(self) -> NodeStatistics:
         """Counts so far."""
+        linked = sum(peer.connected for peer in self._peers.values())
         total = summed(peer.counts() for peer in self._peers.values())
-        return NodeStatistics(
-            peers=sum(peer.connected for peer in self._peers.values()),
-            messages_sent=total.packets_sent,
-            messages_received=total.packets_received,
-            bytes_sent=total.bytes_sent,
-            bytes_received=total.bytes_received,
-            handler_failures=self.dispatch.failures,
-            violations=self._violations,
-        )
+        return NodeStatistics(linked, *astuple(total), self.dispatch.failures, self._violations)
 
     def known_peers(self) -> Collection[Peer]:
         """All with whom there was ever to do, linked or not."""

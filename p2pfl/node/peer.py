@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Iterable
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from p2pfl.errors import LinkClosed, LinkError, LinkRefused, P2pflError
@@ -100,14 +101,7 @@ class Peer:
 
     def statistics(self) -> PeerStatistics:
         """Counts so far."""
-        total = self.counts()
-        return PeerStatistics(
-            total.packets_sent,
-            total.packets_received,
-            total.bytes_sent,
-            total.bytes_received,
-            self._active.rtt_seconds if self._active else None,
-        )
+        return PeerStatistics(*astuple(self.counts()), self._active.rtt_seconds if self._active else None)
 
     def __repr__(self) -> str:
         seat = "" if self.seat is None else f" seat {self.seat}"

@@ -13,7 +13,7 @@ from p2pfl.node.events import Waiting
 if TYPE_CHECKING:
     from p2pfl.node.node import Node
 
-__all__ = ["Waits", "missing_seats"]
+__all__ = ["Waits"]
 
 
 class Waits:
@@ -75,37 +75,6 @@ class Waits:
             self.watch()
 
 
-def missing_seats(node: Node, seats: Sequence[int], needed: int) -> str:
-    """What it takes to link to `needed` more of these seats, in words."""
-    unknown = [seat for seat in seats if node.members.at(seat) is None]
-    silent = [seat for seat in seats if (member := node.members.at(seat)) is not None and not member.addresses]
-    words = [f"links to {needed} more of the seats {_ranges(seats)}"]
-    if unknown:
-        words.append(f"nobody is known to sit in {_ranges(unknown)}")
-    if silent and not node.addresses:
-        words.append(
-            f"neither this node nor {_ranges(silent)} listens: one of each two must, give it an address to listen at"
-        )
-    elif silent:
-        words.append(f"{_ranges(silent)} must dial this node")
-    return "; ".join(words)
-
-
 def _some(names: Sequence[str], most: int = 5) -> str:
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def _ranges(seats: Sequence[int]) -> str:
-    """Seats as people write them.
-
-    >>> _ranges([0, 1, 2, 5])
-    '0-2, 5'
-    """
-    runs: list[list[int]] = []
-    for seat in seats:
-        if runs and runs[-1][1] == seat - 1:
-            runs[-1][1] = seat
-        else:
-            runs.append([seat, seat])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

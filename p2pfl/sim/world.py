@@ -102,7 +102,7 @@ class World:
         directory = Directory(
             Member(peer_id, f"seat {number}", (f"memory:{peer_id}",), number) for number, peer_id in enumerate(ids)
         )
-        # A link of this network ends visibly or never, and a stall is found by the loop: no pings, no reports.
+        # A link of this network ends visibly or never, and we watch for stalls: no pings, no reports.
         settings = NodeSettings(SessionLimits(silence_seconds=math.inf), report_seconds=math.inf)
         for number, peer_id in enumerate(ids):
             device = Device(self.devices, self.seed, number, self.compute)

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import doctest
 
 from p2pfl.link.memory import MemoryNetwork
-from p2pfl.node import waits
 from p2pfl.node.events import Waiting
-from p2pfl.node.membership import Member
 from p2pfl.node.settings import NodeSettings
 from tests.node.kit import QUIET, Gated, Log, Ping, linked, make, steps
-
-
-def test_docstrings() -> None:
-    assert doctest.testmod(waits).failed == 0
 
 
 async def test_a_declared_wait_is_told_again_and_again() -> None:
@@ -93,20 +86,3 @@ async def test_a_stopped_node_is_silent() -> None:
     with node.waiting("nothing any more"):
         await asyncio.sleep(10)
     assert not log.of(Waiting)
-
-
-async def test_the_words_for_seats_that_are_missing() -> None:
-    network = MemoryNetwork()
-    async with make(network, "a", seat=0) as listening, make(network, "b", listen=(), seat=1) as silent:
-        records = [Member("x", addresses=("x",), seat=2, version=1), Member("y", seat=3, version=1)]
-        for node in (listening, silent):
-            node.members.learn(records)
-        assert waits.missing_seats(listening, [2], 1) == "links to 1 more of the seats 2"
-        assert (
-            waits.missing_seats(listening, [2, 3, 4, 5], 3)
-            == "links to 3 more of the seats 2-5; nobody is known to sit in 4-5; 3 must dial this node"
-        )
-        assert waits.missing_seats(silent, [2, 3], 2) == (
-            "links to 2 more of the seats 2-3; neither this node nor 3 listens: "
-            "one of each two must, give it an address to listen at"
-        )

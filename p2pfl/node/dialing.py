@@ -54,13 +54,14 @@ class Dialler:
             self._want(address, lambda: (address,), None)
 
     def want_peer(self, member: Member) -> None:
-        """Keep a link to a peer whose addresses the membership table has."""
+        """Keep a link to a peer of the membership table, if it can be dialled."""
 
         def addresses() -> tuple[str, ...]:
             known = self._node.members.get(member.id)
             return known.addresses if known else ()
 
-        self._want(member.id, addresses, member.id)
+        if member.addresses:
+            self._want(member.id, addresses, member.id)
 
     def cancel(self) -> Collection[asyncio.Task[None]]:
         """Dial nobody any more; the tasks that end now."""

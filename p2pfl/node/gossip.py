@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -25,9 +25,16 @@ class Gossip:
         self._node = node
         self._due: dict[Peer, dict[str, None]] = {}
 
-    def pass_on(self, ids: Iterable[str], peers: Iterable[Peer]) -> None:
-        """Tell these peers the records of those nodes, as soon as they have room."""
-        for peer in peers:
+    def greet(self, peer: Peer) -> None:
+        """Tell a peer that has just been linked all that is known."""
+        self._pass_on(self._node.members.greeting(), (peer,))
+
+    def spread(self, ids: Collection[str], source: Peer | None) -> None:
+        """Tell all peers but one the records of these nodes."""
+        self._pass_on(ids, [peer for peer in self._node.peers if peer is not source])
+
+    def _pass_on(self, ids: Collection[str], peers: Iterable[Peer]) -> None:
+        for peer in peers if ids else ():
             due = self._due.get(peer)
             if due is None:
                 due = self._due[peer] = {}

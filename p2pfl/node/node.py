@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import astuple
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
@@ -25,7 +24,7 @@ from p2pfl.node.events import (
     PeerRefused,
 )  # fmt: skip
 from p2pfl.node.gossip import Gossip
-from p2pfl.node.meeting import meet
+from p2pfl.node.meeting import linked, meet
 from p2pfl.node.membership import MOST_CHARACTERS, Member, Membership
 from p2pfl.node.parting import part
 from p2pfl.node.peer import Peer, tell_all
@@ -33,7 +32,7 @@ from p2pfl.node.playing import Stage
 from p2pfl.node.replies import Replies
 from p2pfl.node.settings import NodeSettings
 from p2pfl.node.statistics import NodeStatistics, summed
-from p2pfl.node.waits import Waits
+from p2pfl.node.waits import Change, Waits
 from p2pfl.wire.codec import encode
 from p2pfl.wire.message import Message, Request
 from p2pfl.wire.tensor import Schema
@@ -85,7 +84,6 @@ class Node:
         self.id = self.transport.peer_id
         self.dispatch = Dispatch(self.emit)
         self.members = members or Membership(Member(self.id, name, (), seat))
-        self.members.bind(self.stir, self._pass_on)
         self._roles: list[object] = []
         self._listen = (listen,) if isinstance(listen, str) else tuple(listen)
         self._dial = tuple(peers)
@@ -93,9 +91,10 @@ class Node:
         self._peers: dict[str, Peer] = {}
         self._dialler = Dialler(self, random.Random(self.id))
         self._gossip = Gossip(self)
-        self._waits = Waits(self)
+        self.members.bind(self.stir, self._gossip.spread)
+        self._waits = Waits(self, self._peers)
         self._observers: dict[Observer, None] = {}
-        self._changed: asyncio.Future[None] | None = None  # made by who waits for a change
+        self._change = Change()
         self._tasks: set[asyncio.Task[None]] = set()  # of the node itself
         self._stage = Stage()
         self._orphans: set[asyncio.Task[None]] = set()  # cancelled handlers of links that have ended
@@ -175,9 +174,7 @@ class Node:
         connections = [connection for peer in self._peers.values() for connection in peer.connections]
         ending = [*self._dialler.cancel(), *self._stage.clear(), *self._orphans]
         try:
-            for door in self._listeners:
-                await door.close()
-            await part(connections, ending, self.settings)
+            await part(self._listeners, connections, ending, self.settings)
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -200,6 +197,7 @@ class Node:
 
     @property
     def name(self) -> str:
+        """What we call ourselves, or the start of our id."""
         return self.members.own.name or self.id[:10]
 
     @property
@@ -234,17 +232,12 @@ class Node:
     def want(self, seats: Iterable[int]) -> None:
         """Keep links to those who sit there, as far as they are known and can be dialled."""
         for seat in seats:
-            member = self.members.at(seat)
-            if member is not None and member.addresses:
+            if member := self.members.at(seat):
                 self._dialler.want_peer(member)
 
     async def linked(self, at_least: int = 1) -> list[Peer]:
         """The linked peers, as `peers` gives them, once there are `at_least` so many."""
-        with self.waiting("links") as reword:
-            while len(peers := self.peers) < at_least:
-                reword(f"{at_least - len(peers)} more peers")
-                await self.change()
-            return peers
+        return await linked(self, at_least)
 
     async def meet(self, seats: Iterable[int], at_least: int | None = None) -> list[Peer]:
         """Link to those who sit there; the linked ones, in the order of the seats, once they are `at_least` so many.
@@ -266,25 +259,18 @@ class Node:
 
     def statistics(self) -> NodeStatistics:
         """Counts so far."""
-        linked = sum(peer.connected for peer in self._peers.values())
-        total = summed(peer.counts() for peer in self._peers.values())
-        return NodeStatistics(linked, *astuple(total), self.dispatch.failures, self._violations)
-
-    def known_peers(self) -> Collection[Peer]:
-        """All with whom there was ever to do, linked or not."""
-        return self._peers.values()
+        counts = summed(peer.counts() for peer in self._peers.values())
+        return NodeStatistics.of(counts, len(self.peers), self.dispatch.failures, self._violations)
 
     def accept(self, link: Link) -> None:
         """Take a link that a transport has made."""
-        peer = self.peer(link.remote)
-        if not self._open:
-            link.abort(LinkRefused("the node has stopped"))
-        elif peer.struck_out:
-            error = LinkRefused(f"{peer.label} broke the protocol too often, not long ago")
+        try:
+            if not self._open:
+                raise LinkRefused("the node has stopped")
+            self.peer(link.remote).attach(link)
+        except LinkRefused as error:
             link.abort(error)
             self._refused(link.remote, error)
-        else:
-            peer.attach(link)
 
     # -- events ----------------------------------------------------------------------------------------------------
 
@@ -316,14 +302,11 @@ class Node:
 
     async def change(self) -> None:
         """Wait until a peer came or went, the membership table changed, or a role called `stir`."""
-        if self._changed is None or self._changed.done():
-            self._changed = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._changed)
+        await self._change.wait()
 
     def stir(self) -> None:
         """Wake those who wait in `change`, so that they look again."""
-        if self._changed is not None and not self._changed.done():
-            self._changed.set_result(None)
+        self._change.notify()
 
     # -- for peers, connections and the membership -----------------------------------------------------------------
 
@@ -331,7 +314,7 @@ class Node:
         """A peer is linked."""
         self.emit(PeerJoined(peer.id))
         self.stir()
-        self._gossip.pass_on(self.members.greeting(), (peer,))
+        self._gossip.greet(peer)
 
     def lost(self, peer: Peer, reason: str) -> None:
         """A peer is not linked any more."""
@@ -359,17 +342,13 @@ class Node:
         """Something is being asked: see after a while whether it has been answered."""
         self._waits.watch()
 
-    def _pass_on(self, ids: Collection[str], source: Peer | None) -> None:
-        self._gossip.pass_on(ids, [peer for peer in self.peers if peer is not source])
-
     def _refused(self, address: str, error: LinkError) -> None:
         self.emit(PeerRefused(address, str(error)))
 
     def __repr__(self) -> str:
         seat = "" if self.seat is None else f" seat {self.seat}"
         where = f" on {', '.join(self.addresses)}" if self.addresses else ""
-        linked = sum(peer.connected for peer in self._peers.values())
-        return f"<Node {self.name}{seat}{where}, {linked} peers>"
+        return f"<Node {self.name}{seat}{where}, {len(self.peers)} peers>"
 
 
 def _local_websockets() -> Transport:

@@ -8,17 +8,27 @@ from contextlib import suppress
 from typing import Any
 
 from p2pfl.errors import LinkError
+from p2pfl.link.base import Listener
 from p2pfl.node.connection import Connection
 from p2pfl.node.settings import NodeSettings
 
 __all__ = ["part"]
 
 
-async def part(connections: Sequence[Connection], ending: Iterable[asyncio.Task[Any]], settings: NodeSettings) -> None:
-    """Close the connections. Handlers may run on for `drain_seconds`; they and the tasks that are `ending` already have
-    `close_seconds` more after they have been cancelled. To cancel this ends the links at once.
+async def part(
+    doors: Iterable[Listener],
+    connections: Sequence[Connection],
+    ending: Iterable[asyncio.Task[Any]],
+    settings: NodeSettings,
+) -> None:
+    """Close the doors and the connections.
+
+    Handlers may run on for `drain_seconds`; they, and the tasks that are `ending` already, have `close_seconds` more
+    once they have been cancelled. To cancel this ends the links at once.
     """
     try:
+        for door in doors:
+            await door.close()
         for connection in connections:
             connection.say_goodbye("the node stops")
         with suppress(TimeoutError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Iterable
-from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from p2pfl.errors import LinkClosed, LinkError, LinkRefused, P2pflError
@@ -101,7 +100,7 @@ class Peer:
 
     def statistics(self) -> PeerStatistics:
         """Counts so far."""
-        return PeerStatistics(*astuple(self.counts()), self._active.rtt_seconds if self._active else None)
+        return PeerStatistics.of(self.counts(), self._active.rtt_seconds if self._active else None)
 
     def __repr__(self) -> str:
         seat = "" if self.seat is None else f" seat {self.seat}"
@@ -146,7 +145,11 @@ class Peer:
         """Take a new link. Of two that were dialled at once, both ends keep the one that the smaller id dialled.
 
         Two that one end dialled: nobody dials while a link is up, so the old one must be dead over there.
+
+        Raises LinkRefused for a peer that broke the protocol too often.
         """
+        if self._struck_out:
+            raise LinkRefused(f"{self.label} broke the protocol too often, not long ago")
         new, old = Connection(self, link, self._node.settings.session), self._active
         if len(self._connections) == _MOST_CONNECTIONS:
             spare = next(connection for connection in self._connections if connection is not old)
@@ -193,10 +196,10 @@ class Peer:
         """Note a violation; whether it is one too many."""
         self._node.misbehaved(self, reason)
         self._strikes.append(asyncio.get_running_loop().time())
-        return self.struck_out
+        return self._struck_out
 
     @property
-    def struck_out(self) -> bool:
+    def _struck_out(self) -> bool:
         """Whether it broke the protocol so often, not long ago, that no link to it is taken."""
         settings = self._node.settings
         while self._strikes and self._strikes[0] <= asyncio.get_running_loop().time() - settings.strike_seconds:

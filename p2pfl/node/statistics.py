@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 from p2pfl.link.base import LinkStatistics
 
@@ -18,7 +19,12 @@ class PeerStatistics:
     messages_received: int
     bytes_sent: int
     bytes_received: int
-    rtt_seconds: float | None
+    rtt_seconds: float | None  # of the last ping, over the link that is up
+
+    @classmethod
+    def of(cls, counts: LinkStatistics, rtt_seconds: float | None) -> Self:
+        """With the counts of all its links."""
+        return cls(counts.packets_sent, counts.packets_received, counts.bytes_sent, counts.bytes_received, rtt_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,12 @@ class NodeStatistics:
     bytes_received: int
     handler_failures: int
     violations: int
+
+    @classmethod
+    def of(cls, counts: LinkStatistics, peers: int, handler_failures: int, violations: int) -> Self:
+        """With the counts of all links."""
+        sums = (counts.packets_sent, counts.packets_received, counts.bytes_sent, counts.bytes_received)
+        return cls(peers, *sums, handler_failures, violations)
 
 
 def summed(links: Iterable[LinkStatistics]) -> LinkStatistics:

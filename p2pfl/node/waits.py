@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,15 +12,35 @@ from p2pfl.node.events import Waiting
 
 if TYPE_CHECKING:
     from p2pfl.node.node import Node
+    from p2pfl.node.peer import Peer
 
-__all__ = ["Waits"]
+__all__ = ["Change", "Waits"]
+
+
+class Change:
+    """Lets any number wait for the next change, whatever it is."""
+
+    def __init__(self) -> None:
+        self._next: asyncio.Future[None] | None = None  # made by who waits first
+
+    async def wait(self) -> None:
+        """Until the next `notify`."""
+        if self._next is None or self._next.done():
+            self._next = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._next)
+
+    def notify(self) -> None:
+        """Wake all who wait."""
+        if self._next is not None and not self._next.done():
+            self._next.set_result(None)
 
 
 class Waits:
     """Waits that roles declare, and asks whose answers have not come. One timer serves all, while there are any."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, peers: Mapping[str, Peer]) -> None:
         self._node = node
+        self._peers = peers  # all that there ever were
         self._declared: dict[object, tuple[str, float]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
@@ -56,7 +76,7 @@ class Waits:
     def now(self) -> list[tuple[str, float]]:
         """All that is waited for at this moment, and since when on the loop's clock."""
         asked: dict[str, tuple[list[str], float]] = {}
-        for peer in self._node.known_peers():
+        for peer in self._peers.values():
             for connection in peer.connections:
                 for tag, since in connection.open_asks():
                     names, first = asked.get(tag, ([], since))

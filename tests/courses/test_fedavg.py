@@ -10,8 +10,8 @@ import torch
 
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings, Server, Trainer
 from p2pfl.courses.learner import seed_of
-from p2pfl.courses.messages import Finish, Score, Train, Update, require_seat
-from p2pfl.errors import ConfigError, RemoteError, RemoteProtocolError
+from p2pfl.courses.messages import Finish, Train, Update
+from p2pfl.errors import ConfigError, RemoteError
 from p2pfl.learn.data import load_dataset
 from p2pfl.learn.evaluate import evaluate
 from p2pfl.learn.params import as_buffer
@@ -239,12 +239,6 @@ def test_who_cannot_be_used_is_named_and_the_course_goes_on(answer, reason):
     assert torch.equal(played.params[0], by_hand(drop(played, 3))[-1])
 
 
-def test_a_negative_number_of_examples_cannot_be_said():
-    for message in (lambda: Update(Tensors((), ()), -1, None), lambda: Score(None, None, -1)):
-        with pytest.raises(ValueError, match="num_examples is -1"):
-            message()
-
-
 class Quits(Trainer):
     """A client that is gone in the middle of a round."""
 
@@ -430,11 +424,3 @@ def test_it_learns_digits_from_skewed_clients():
     curve = played.metric("accuracy")
     assert curve[0] < 0.6 < 0.8 <= curve[4]
     assert min(curve[25:]) >= 0.93
-
-
-def test_require_seat_takes_no_peer_without_a_seat():
-    class Stranger:
-        seat, label = None, "stranger"
-
-    with pytest.raises(RemoteProtocolError, match="stranger"):
-        require_seat(Stranger(), 0)

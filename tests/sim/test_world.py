@@ -8,7 +8,7 @@ import pytest
 
 from p2pfl.compute.inline import Inline
 from p2pfl.node.events import Event, PeerJoined
-from p2pfl.sim.loop import run_virtual
+from p2pfl.sim.loop import Stalled, run_virtual
 from p2pfl.sim.network import NetworkSpec
 from p2pfl.sim.world import World
 from p2pfl.wire.message import Message, Request
@@ -118,6 +118,54 @@ async def test_it_tells_who_waits_for_what():
     course.cancel()
     await asyncio.wait([course])
     assert course.cancelled()
+
+
+class Leaves:
+    """Is gone as soon as it has been seen."""
+
+    async def run(self, node):
+        await node.meet([0])
+
+
+class Longs:
+    """Waits for one who has left, and whom its node redials for ever."""
+
+    async def run(self, node):
+        (peer,) = await node.meet([1])
+        await peer.gone()
+        await node.meet([1])
+
+
+def test_a_run_in_which_nothing_happens_any_more_is_stalled_and_says_who_waits_for_what():
+    world = World(2, lambda seat, compute: [(Longs, Leaves)[seat]()], Inline())
+    with pytest.raises(
+        Stalled, match=r"nothing happened for 21600 virtual seconds: seat 0: links to 1 more of the seats 1"
+    ):
+        run_virtual(world.run(nothing))
+
+
+class Works:
+    """Computes for so many seconds."""
+
+    def __init__(self, compute, seconds):
+        self.compute, self.seconds = compute, seconds
+
+    @property
+    def examples(self):
+        return int(self.seconds * 5000)
+
+    def __call__(self):
+        return None
+
+    async def run(self, node):
+        await self.compute.run(self)
+        self.at = asyncio.get_running_loop().time()
+
+
+def test_a_run_in_which_a_device_computes_is_not_stalled():
+    world = World(1, lambda seat, compute: [Works(compute, 100_000)], Inline())
+    run_virtual(world.run(nothing))
+    assert world.seats[0].roles[0].at == pytest.approx(100_000)
 
 
 SCRIPT = """

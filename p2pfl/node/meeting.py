@@ -1,0 +1,67 @@
+"""Coming together with those who sit in given seats, and saying what it takes while that is not so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from p2pfl.node.node import Node
+    from p2pfl.node.peer import Peer
+
+__all__ = ["linked", "meet", "missing_seats"]
+
+
+async def linked(node: Node, at_least: int) -> list[Peer]:
+    """See Node.linked."""
+    with node.waiting("links") as reword:
+        while len(peers := node.peers) < at_least:
+            reword(f"{at_least - len(peers)} more peers")
+            await node.change()
+        return peers
+
+
+async def meet(node: Node, seats: Iterable[int], at_least: int | None) -> list[Peer]:
+    """See Node.meet."""
+    wanted = sorted(set(seats))
+    enough = len(wanted) if at_least is None else min(at_least, len(wanted))
+    with node.waiting("links") as reword:
+        while True:
+            node.want(wanted)
+            found = {seat: peer for seat in wanted if (peer := node.at(seat)) is not None}
+            if len(found) >= enough:
+                return list(found.values())
+            missing = [seat for seat in wanted if seat not in found]
+            reword(missing_seats(node, missing, enough - len(found)))
+            await node.change()
+
+
+def missing_seats(node: Node, seats: Sequence[int], needed: int) -> str:
+    """What it takes to link to `needed` more of these seats, in words."""
+    unknown = [seat for seat in seats if node.members.at(seat) is None]
+    silent = [seat for seat in seats if (member := node.members.at(seat)) is not None and not member.addresses]
+    words = [f"links to {needed} more of the seats {_ranges(seats)}"]
+    if unknown:
+        words.append(f"nobody is known to sit in {_ranges(unknown)}")
+    if silent and not node.addresses:
+        words.append(
+            f"neither this node nor {_ranges(silent)} listens: one of each two must, give it an address to listen at"
+        )
+    elif silent:
+        words.append(f"{_ranges(silent)} must dial this node")
+    return "; ".join(words)
+
+
+def _ranges(seats: Sequence[int]) -> str:
+    """Seats as people write them.
+
+    >>> _ranges([0, 1, 2, 5])
+    '0-2, 5'
+    """
+    runs: list[list[int]] = []
+    for seat in seats:
+        if runs and runs[-1][1] == seat - 1:
+            runs[-1][1] = seat
+        else:
+            runs.append([seat, seat])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

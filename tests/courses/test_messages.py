@@ -1,0 +1,43 @@
+import math
+
+import pytest
+
+from p2pfl.courses.messages import Score, Update, number, require_seat
+from p2pfl.errors import RemoteProtocolError
+from p2pfl.wire.codec import Incoming, decode
+from p2pfl.wire.tensor import Tensors
+
+
+class At:
+    """A peer in a seat."""
+
+    def __init__(self, seat):
+        self.seat, self.label = seat, "somebody"
+
+
+def test_who_has_a_say_is_told_by_its_seat():
+    assert require_seat(At(3), 3) == 3
+    assert require_seat(At(3), 1, 3) == 3
+    for seat in (None, 0, 2):
+        with pytest.raises(RemoteProtocolError, match=f"somebody in seat {seat} has no say here: that is for seat 3"):
+            require_seat(At(seat), 3)
+    with pytest.raises(RemoteProtocolError, match="that is for neighbours"):
+        require_seat(At(0))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
+def test_json_has_no_such_number(value):
+    assert number(value) is None
+    assert number(0.0) == 0.0
+
+
+def test_a_negative_number_of_examples_cannot_be_said():
+    for message in (lambda: Update(Tensors((), ()), -1, None), lambda: Score(None, None, -1)):
+        with pytest.raises(ValueError, match="num_examples is -1"):
+            message()
+
+
+def test_nor_be_heard():
+    said = Incoming("Score", {"loss": None, "accuracy": None, "num_examples": -1}, ())
+    with pytest.raises(RemoteProtocolError, match="num_examples is -1"):
+        decode(Score, said)

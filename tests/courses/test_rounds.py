@@ -1,0 +1,55 @@
+import doctest
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import p2pfl.courses.rounds
+from p2pfl.courses.rounds import RoundRules, _mean
+
+
+@pytest.mark.parametrize(
+    ("rules", "clients", "asked", "enough"),
+    [
+        (RoundRules(), 8, 8, 8),
+        (RoundRules(over_selection=0.1, fraction=0.5), 20, 11, 10),  # 10 * (1 + 0.1) is a little more than 11
+        (RoundRules(quorum=0.55), 100, 100, 55),  # 100 * 0.55 is a little more than 55
+        (RoundRules(fraction=0.5), 5, 2, 2),  # as Python rounds
+        (RoundRules(fraction=0.01), 5, 1, 1),
+        (RoundRules(over_selection=0.5), 8, 8, 8),  # there are no more than all
+        (RoundRules(quorum=0.01), 8, 8, 1),
+    ],
+)
+def test_shares_become_numbers(rules, clients, asked, enough):
+    assert (rules.asked(clients), rules.enough(clients)) == (asked, enough)
+
+
+shares = st.floats(0.001, 1)
+
+
+@given(shares, st.floats(0, 3), shares, st.integers(1, 500))
+def test_a_round_asks_at_least_as_many_as_are_enough_and_never_more_than_there_are(fraction, more, quorum, clients):
+    rules = RoundRules(fraction=fraction, over_selection=more, quorum=quorum)
+    assert 1 <= rules.enough(clients) <= rules.asked(clients) <= clients
+
+
+def test_rules_are_given_by_name():
+    with pytest.raises(TypeError):
+        RoundRules(0.5)
+
+
+@given(st.lists(st.tuples(st.none() | st.floats(-1e9, 1e9), st.integers(0, 1000))), st.randoms(use_true_random=False))
+def test_the_mean_of_what_is_there_is_the_same_in_any_order(weighted, random):
+    mean = _mean(weighted)
+    shuffled = random.sample(weighted, len(weighted))
+    assert _mean(shuffled) == mean
+    there = [(value, weight) for value, weight in weighted if value is not None and weight]
+    assert (mean is None) == (not there)
+    if there:
+        total = sum(weight for _, weight in there)
+        assert math.isclose(mean, sum(v * w for v, w in there) / total, rel_tol=1e-9, abs_tol=1e-3)
+
+
+def test_the_docstrings_are_true():
+    assert doctest.testmod(p2pfl.courses.rounds).failed == 0

@@ -120,7 +120,7 @@ class Mixer:
         box = self._mailbox[round]
         with node.waiting(f"the models of round {round + 1}"), suppress(TimeoutError):
             async with asyncio.timeout(self._settings.deadline_seconds or None):
-                while awaited := {seat for seat in senders if seat not in box and node.at(seat) is not None}:
+                while awaited := {seat for seat in senders if seat not in box and node.hears(seat)}:
                     self._awaited = awaited
                     await node.change()
         del self._mailbox[round]

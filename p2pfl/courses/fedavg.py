@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -27,6 +28,8 @@ from p2pfl.node.peer import Peer
 from p2pfl.topology.graph import Topology
 
 __all__ = ["FEDAVG", "FedAvgSettings", "Server", "Trainer"]
+
+_LINGER_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +121,21 @@ class Server:
                 break
         if self._settings.keep == "best" and self._best.params is not None:
             self.params = self._best.params
-        linked = await node.meet(seats, at_least=0)
-        await node.tell_all(linked, Finish(round + 1, self._learner.tensors(self.params)))
+        await self._finish(node, round + 1)
         node.emit(CourseEnded(round + 1, reason))
+
+    async def _finish(self, node: Node, rounds: int) -> None:
+        """Give the result to every client; who is cut off at this moment has a little time to come back for it."""
+        message, owed = Finish(rounds, self._learner.tensors(self.params)), set(self._clients.seats)
+        with suppress(TimeoutError), node.waiting("clients that were cut off, to give them the result"):
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while True:
+                    linked = await node.meet(owed, at_least=0)
+                    missed = await node.tell_all(linked, message)
+                    owed -= {peer.seat for peer in linked if peer not in missed}
+                    if not owed:
+                        return
+                    await node.change()
 
     async def _train(self, node: Node, round: int) -> Collected:
         cohort = await self._clients.cohort(node, round)

@@ -165,7 +165,7 @@ class Connection:
         for timer in (self._pulse, self._linger):
             if timer is not None:
                 timer.cancel()
-        self.cancel_handlers()
+        self._cancel_answers()
         self.peer.detached(self, error)
         self._make_room()
         asks, self._asks = self._asks, {}
@@ -212,6 +212,16 @@ class Connection:
         self._queue.clear()
         for task in self._running:
             task.cancel()
+
+    def _cancel_answers(self) -> None:
+        """Nobody will hear an answer any more. What the peer has told us before it went counts all the same."""
+        for task, number in self._running.items():
+            if number is not None:
+                task.cancel()
+        queue, self._queue = self._queue, deque()
+        for number, content in queue:
+            if number is None:
+                self._launch(None, content)
 
     def _arrived(self, number: int | None, content: Incoming) -> None:
         if len(self._running) < _HANDLERS_AT_ONCE:  # then nothing queues

@@ -97,7 +97,7 @@ class Node:
         self._change = Change()
         self._tasks: set[asyncio.Task[None]] = set()  # of the node itself
         self._stage = Stage()
-        self._orphans: set[asyncio.Task[None]] = set()  # cancelled handlers of links that have ended
+        self._orphans: set[asyncio.Task[None]] = set()  # handlers of links that have ended
         self._open = False
         self._stopping = asyncio.Event()
         self._end: asyncio.Task[None] | None = None
@@ -172,9 +172,9 @@ class Node:
 
     async def _shut_down(self) -> None:
         connections = [connection for peer in self._peers.values() for connection in peer.connections]
-        ending = [*self._dialler.cancel(), *self._stage.clear(), *self._orphans]
+        ending = [*self._dialler.cancel(), *self._stage.clear()]
         try:
-            await part(self._listeners, connections, ending, self.settings)
+            await part(self._listeners, connections, self._orphans, ending, self.settings)
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -228,6 +228,12 @@ class Node:
         member = self.members.at(seat)
         peer = self._peers.get(member.id) if member else None
         return peer if peer is not None and peer.connected else None
+
+    def hears(self, seat: int) -> bool:
+        """Whether something may still come from who sits there; see `Peer.audible`."""
+        member = self.members.at(seat)
+        peer = self._peers.get(member.id) if member else None
+        return peer is not None and peer.audible
 
     def want(self, seats: Iterable[int]) -> None:
         """Keep links to those who sit there, as far as they are known and can be dialled."""

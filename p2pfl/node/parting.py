@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,12 +18,13 @@ __all__ = ["part"]
 async def part(
     doors: Iterable[Listener],
     connections: Sequence[Connection],
+    orphans: Collection[asyncio.Task[None]],
     ending: Iterable[asyncio.Task[Any]],
     settings: NodeSettings,
 ) -> None:
     """Close the doors and the connections.
 
-    Handlers may run on for `drain_seconds`; they, and the tasks that are `ending` already, have `close_seconds` more
+    Handlers, `orphans` of ended links among them, may run on for `drain_seconds`; they, and the tasks that are `ending` already, have `close_seconds` more
     once they have been cancelled. To cancel this ends the links at once.
     """
     try:
@@ -33,20 +34,26 @@ async def part(
             connection.say_goodbye("the node stops")
         with suppress(TimeoutError):
             async with asyncio.timeout(settings.drain_seconds):
-                while handlers := _handlers(connections):
+                while handlers := [*_handlers(connections), *orphans]:
                     await asyncio.wait(handlers)
-        for connection in connections:
-            connection.cancel_handlers()
+        _cancel(connections, orphans)
         with suppress(TimeoutError):
             async with asyncio.timeout(settings.close_seconds), asyncio.TaskGroup() as group:
                 for connection in connections:
                     group.create_task(connection.link.close())
-                if late := [*_handlers(connections), *(task for task in ending if not task.done())]:
+                if late := [*_handlers(connections), *orphans, *(task for task in ending if not task.done())]:
                     await asyncio.wait(late)
     finally:
+        _cancel(connections, orphans)
         for connection in connections:
-            connection.cancel_handlers()
             connection.link.abort(LinkError("the node has stopped"))
+
+
+def _cancel(connections: Iterable[Connection], orphans: Iterable[asyncio.Task[None]]) -> None:
+    for connection in connections:
+        connection.cancel_handlers()
+    for task in orphans:
+        task.cancel()
 
 
 def _handlers(connections: Iterable[Connection]) -> list[asyncio.Task[None]]:

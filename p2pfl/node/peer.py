@@ -54,12 +54,19 @@ class Peer:
     def seat(self) -> int | None:
         """Its place in the course's topology, once it has one."""
         member = self._node.members.get(self.id)
-        return member.seat if member else None
+        if member is None or member.seat is None:
+            return None
+        return member.seat if self._node.members.at(member.seat) is member else None  # it may be a mere claim
 
     @property
     def connected(self) -> bool:
         """Whether a link is up."""
         return self._active is not None
+
+    @property
+    def audible(self) -> bool:
+        """Whether something may still come from it: a link is open, even if the peer has said goodbye on it."""
+        return bool(self._connections)
 
     @property
     def label(self) -> str:
@@ -191,6 +198,7 @@ class Peer:
         self._node.adopt(connection.handlers)
         if connection is self._active:
             self._fall_back(str(error))
+        self._node.stir()  # who waits to hear from it looks again
 
     def strike(self, reason: str) -> bool:
         """Note a violation; whether it is one too many."""

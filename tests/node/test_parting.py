@@ -71,18 +71,38 @@ async def test_a_handler_of_a_lost_link_is_waited_for() -> None:
     class Tidy:
         @Note.handler
         async def note(self, note: Note, peer: Peer) -> None:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                await asyncio.sleep(1)
-                ended.append(note.n)
+            await asyncio.sleep(1)
+            ended.append(note.n)
 
     network = MemoryNetwork()
     async with linked(far=(Tidy(),), network=network) as (a, b):
+        for n in range(12):  # more than are handled at once
+            await a.peer("b").tell(Note(n))
+        await steps()
+        network.cut("a", "b")
+        await steps()
+        await b.stop()
+        assert sorted(ended) == list(range(12))  # what was told counts, though who told it has gone
+
+
+async def test_a_handler_of_a_lost_link_that_does_not_end_is_ended() -> None:
+    ended = []
+
+    class Waits:
+        @Note.handler
+        async def note(self, note: Note, peer: Peer) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(note.n)
+
+    network = MemoryNetwork()
+    async with linked(far=(Waits(),), network=network) as (a, b):
         await a.peer("b").tell(Note(1))
         await steps()
         network.cut("a", "b")
         await steps()
+        assert not ended
         await b.stop()
         assert ended == [1]
 

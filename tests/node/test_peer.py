@@ -161,6 +161,22 @@ async def _tell_often(node: Node, count: int) -> None:
         await node.tell_all([node.peer("slow"), node.peer("quick")], Note(n))
 
 
+async def test_who_has_said_goodbye_is_heard_until_its_link_closes() -> None:
+    network = MemoryNetwork(delay=lambda *_: 0.1)
+    async with make(network, "b", Gated()) as b, make(network, "a", peers=["b"]) as a:
+        await until(lambda: bool(a.peers))
+        peer = a.peer("b")
+        await peer.tell(Note(1))  # keeps b's handler, and so its link, for a while
+        await asyncio.sleep(0.3)
+        stopping = asyncio.create_task(b.stop())
+        await asyncio.sleep(0.3)
+        assert not peer.connected
+        assert peer.audible
+        await stopping
+        await asyncio.sleep(0.3)
+        assert not peer.audible
+
+
 # -- duplicates --------------------------------------------------------------------------------------------------------
 
 

@@ -45,14 +45,10 @@ def parse_options(options: Any, arguments: list[str], program: str) -> Any:
 
 
 def _sentence(box: str, program: str) -> str:
-    """The gist of the box that tyro draws around a mistake: what is wrong, and the nearest option."""
-    inner = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    wrong = " ".join(_until_ruler(inner)) or " ".join(box.split())
-    nearest = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", " ".join(inner))
+    """The gist of the box that tyro draws around a mistake, in one line: what is wrong, and the nearest option."""
+    inner = [line.strip("│| ") for line in box.splitlines()[1:-1]]
+    rulers = [place for place, line in enumerate(inner) if line and not line.strip("─-")]
+    wrong = " ".join(inner[: rulers[0]] if rulers else inner) or " ".join(box.split())
+    nearest = re.search(r"Perhaps you meant:.*?(--[a-z][\w.-]*)", " ".join(inner))
     mend = f"did you mean {nearest[1]}?" if nearest else f"see {program} --help"
     return f"{wrong[:1].lower()}{wrong[1:].rstrip('.')}; {mend}"
-
-
-def _until_ruler(lines: list[str]) -> list[str]:
-    rulers = [place for place, line in enumerate(lines) if line and not line.strip("─")]
-    return lines[: rulers[0]] if rulers else lines

@@ -218,10 +218,9 @@ class Node:
 
     def peer(self, peer_id: str) -> Peer:
         """The peer of that id, linked or not."""
-        peer = self._peers.get(peer_id)
-        if peer is None:
-            peer = self._peers[peer_id] = Peer(self, peer_id)
-        return peer
+        if peer_id not in self._peers:
+            self._peers[peer_id] = Peer(self, peer_id)
+        return self._peers[peer_id]
 
     def at(self, seat: int) -> Peer | None:
         """The linked peer in that seat."""
@@ -232,8 +231,7 @@ class Node:
     def hears(self, seat: int) -> bool:
         """Whether something may still come from who sits there; see `Peer.audible`."""
         member = self.members.at(seat)
-        peer = self._peers.get(member.id) if member else None
-        return peer is not None and peer.audible
+        return member is not None and member.id in self._peers and self._peers[member.id].audible
 
     def want(self, seats: Iterable[int]) -> None:
         """Keep links to those who sit there, as far as they are known and can be dialled."""
@@ -296,10 +294,7 @@ class Node:
             observer.push(event)
 
     def waiting(self, what: str) -> AbstractContextManager[Callable[[str], None]]:
-        """While the block lasts, a Waiting event tells periodically that this node waits for `what`.
-
-        Gives a function that puts it into other words.
-        """
+        """While the block lasts, Waiting events tell of `what`; gives a function that puts it into other words."""
         return self._waits.declared(what)
 
     def waits(self) -> list[tuple[str, float]]:
@@ -339,7 +334,7 @@ class Node:
         task.add_done_callback(self._tasks.discard)
 
     def adopt(self, handlers: Collection[asyncio.Task[None]]) -> None:
-        """Take cancelled handlers whose link has ended: the node does not end before they do."""
+        """Take handlers whose link has ended: the node does not end before they do."""
         self._orphans.update(handlers)
         for task in handlers:
             task.add_done_callback(self._orphans.discard)

@@ -17,6 +17,7 @@ from p2pfl.learn.data import Dataset, Shard, load_dataset
 from p2pfl.learn.lookup import unknown
 from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.partition import partition
+from p2pfl.learn.train import fit
 from p2pfl.topology.families import build
 from p2pfl.topology.file import loads
 from p2pfl.topology.schedule import Schedule
@@ -91,7 +92,14 @@ def prepare(config: Config[Any], seat: int | None = None) -> Setup:
         return _own(config, course, topology, [s for s in seats if seat is None or s == seat], seat)
     dataset = load_dataset(config.data, config.seed)
     shards = dict(zip(seats, partition(dataset, config.partition, len(seats), config.seed), strict=True))
-    return Setup(config, course, topology, dataset, build_model(config.model, dataset, config.seed), shards)
+    return Setup(config, course, topology, dataset, _model(config, dataset), shards)
+
+
+def _model(config: Config[Any], dataset: Dataset) -> Model:
+    model = build_model(config.model, dataset, config.seed)
+    if config.train.optimizer != "sgd":  # one step, or every client would find out by itself that it is misspelt
+        fit(model.initial, model, Shard(dataset, dataset.train_indices[:2]), replace(config.train, steps=1), seed=0)
+    return model
 
 
 def _own(config: Config[Any], course: Course, topology: Schedule, seats: list[int], seat: int | None) -> Setup:
@@ -103,4 +111,4 @@ def _own(config: Config[Any], course: Course, topology: Schedule, seats: list[in
     datasets = {at: read(at) for at in seats}
     first = next(iter(datasets.values()), None) or read(seat or 0)
     shards = {at: dataset.train for at, dataset in datasets.items()}
-    return Setup(config, course, topology, first, build_model(config.model, first, config.seed), shards)
+    return Setup(config, course, topology, first, _model(config, first), shards)

@@ -332,6 +332,7 @@ def _transport(options: NodeOptions) -> WebSocketTransport:
     tls = None
     if options.tls_cert or options.tls_ca:
         tls = TlsSettings(options.tls_cert, options.tls_key, options.tls_ca)
+        tls.client_context()  # loads all files once, so that wrong ones are told before anything else
     identity = Identity.load_or_create(options.identity)
     return WebSocketTransport(identity, trust=trust, network_key=key, network_name=options.network, tls=tls)
 

@@ -6,6 +6,7 @@ import io
 import re
 from contextlib import redirect_stderr
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,16 @@ def parse_options(options: Any, arguments: list[str], program: str) -> Any:
     return replace(parsed, config=with_topology(parsed.config))
 
 
-def _sentence(box: str, program: str) -> str:
-    """The gist of the box that tyro draws around a mistake, in one line: what is wrong, and the nearest option."""
-    inner = [line.strip("│| ") for line in box.splitlines()[1:-1]]
-    rulers = [place for place, line in enumerate(inner) if line and not line.strip("─-")]
-    wrong = " ".join(inner[: rulers[0]] if rulers else inner) or " ".join(box.split())
-    nearest = re.search(r"Perhaps you meant:.*?(--[a-z][\w.-]*)", " ".join(inner))
-    mend = f"did you mean {nearest[1]}?" if nearest else f"see {program} --help"
+def _sentence(said: str, program: str) -> str:
+    """The gist of what tyro says about a mistake, in one line: what is wrong, and the nearest option.
+
+    It draws a box in which rulers part the blocks; where stdout is no UTF-8, the box is only a ruler below its title.
+    """
+    lines = [line.strip("│ ") for line in said.splitlines() if line[:1] not in ("╭", "╰")]
+    blocks = [block.split() for block in re.split(r"^[─-]{3,}$", "\n".join(lines), flags=re.MULTILINE)]
+    wrong = " ".join(blocks[0] if said.startswith("╭") or len(blocks) == 1 else blocks[1])
+    meant = re.findall(r"--[a-z][\w.-]*", " ".join(lines).partition("Perhaps you meant")[2])
+    given = re.search(r"--[\w.-]+", wrong)
+    nearest = get_close_matches(given[0], meant, 1, 0.0) if given else []
+    mend = f"did you mean {nearest[0]}?" if nearest else f"see {program} --help"
     return f"{wrong[:1].lower()}{wrong[1:].rstrip('.')}; {mend}"

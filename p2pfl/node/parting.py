@@ -24,8 +24,8 @@ async def part(
 ) -> None:
     """Close the doors and the connections.
 
-    Handlers, `orphans` of ended links among them, may run on for `drain_seconds`; they, and the tasks that are `ending` already, have `close_seconds` more
-    once they have been cancelled. To cancel this ends the links at once.
+    Handlers, `orphans` of ended links among them, may run on for `drain_seconds`; they, and the tasks that are `ending`
+    already, have `close_seconds` more once they have been cancelled. To cancel this ends the links at once.
     """
     try:
         for door in doors:

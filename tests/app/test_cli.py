@@ -82,7 +82,7 @@ MISTAKES = {
     ("node", "--peers", ":1", "--trust", "nobody"): "nobody",
     ("node", "--peers", ":1", "--network-key", "none.key"): "none.key",
     ("node", "--peers", ":1", "--allow", "me"): "",
-    ("node", "--peers", ":1", "--tls-ca", "none.pem"): "none.pem",
+    ("node", "--peers", ":1", "--tls-ca", "none.pem"): "the PEM files cannot be loaded",
     ("node", "--peers", ":1", "--name", "a\nb"): "name is",
     ("node", "--peers", ":1", "--compute", "gpu"): "--compute 'gpu' is unknown",
     ("check", "none.toml"): "none.toml",

@@ -118,18 +118,20 @@ def test_the_hash_is_of_what_all_must_agree_on() -> None:
     assert hashed(data={"source": "/here/a.csv"}) == hashed(data={"source": "there/{seat}.csv"})
 
 
+KEYS = ("course", "name", "train", "model", "data", "topology", "lr", "hidden", "rounds", "parameters")
+
+
 @given(st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text() | st.sampled_from(
-        ["course", "name", "train", "model", "data", "topology", "lr", "hidden", "rounds", "parameters"]), inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text() | st.sampled_from(KEYS), inner, max_size=4),
     max_leaves=12,
 ))  # fmt: skip
 def test_whatever_is_given_it_is_a_configuration_or_a_mistake(value: object) -> None:
-    for given in (
+    for tables in (
         {"course": value},
         MINIMAL | {"train": value},
         MINIMAL | {"topology": value},
         MINIMAL | {"data": value},
     ):
         with suppress(ConfigError):
-            from_mapping(given)
+            from_mapping(tables)

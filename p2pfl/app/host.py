@@ -30,7 +30,7 @@ from p2pfl.errors import ConfigError, CourseError, LinkError, RemoteError
 from p2pfl.link.tls import TlsSettings
 from p2pfl.link.trust import parse_trust
 from p2pfl.link.websocket import WebSocketTransport
-from p2pfl.node.events import Event, RoundEnded, RoundStarted
+from p2pfl.node.events import Event, RoundEnded, RoundStarted, Waiting
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
 from p2pfl.topology.file import loads
@@ -264,7 +264,12 @@ class Host:
         return node.peer(peer_id)
 
     async def _watch(self, events: Any) -> None:
+        waits: dict[str, float] = {}  # what a person was told to be waiting for, and for how long then
         async for event in events:
+            if isinstance(event, Waiting):
+                if event.seconds < 2 * waits.get(event.what, 0.0):
+                    continue  # ever more seldom: patience is no news
+                waits = {event.what: event.seconds}
             if not isinstance(event, (RoundEnded, RoundStarted)):
                 self._display.line(str(event))
                 self._display.row("event", event=type(event).__name__, text=str(event))

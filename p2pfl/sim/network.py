@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from struct import Struct
 
@@ -45,12 +47,19 @@ class Network:
         self.packets = 0
         self.bytes = 0
 
-    def delay(self, source: str, destination: str, size: int) -> float:
-        """Seconds until a packet of `size` bytes that is sent now arrives; see MemoryNetwork."""
-        now = asyncio.get_running_loop().time()
+    def line(self, source: str, destination: str) -> Callable[[int], float]:
+        """One direction of a link, for a MemoryNetwork: bytes that are sent now to seconds until they arrive."""
         line = self._links.get((source, destination))
         if line is None:
             line = self._links[source, destination] = self._new_line(source, destination)
+        return partial(self._delay, line)
+
+    def delay(self, source: str, destination: str, size: int) -> float:
+        """Seconds until a packet of `size` bytes that is sent now arrives."""
+        return self.line(source, destination)(size)
+
+    def _delay(self, line: _Line, size: int) -> float:
+        now = asyncio.get_running_loop().time()
         self.packets += 1
         self.bytes += size
         self._trace.update(_SENT.pack(line.key, size, now))

@@ -97,7 +97,7 @@ class World:
 
     def _fill_seats(self, observe: Observer) -> None:
         loop = asyncio.get_running_loop()
-        memory = MemoryNetwork(self.wire.delay)
+        memory = MemoryNetwork(lines=self.wire.line)
         ids = [f"seat{number:06d}" for number in range(self.n)]
         directory = Directory(
             Member(peer_id, f"seat {number}", (f"memory:{peer_id}",), number) for number, peer_id in enumerate(ids)

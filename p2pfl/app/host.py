@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -35,7 +36,7 @@ from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
 from p2pfl.topology.file import loads
 
-__all__ = ["Hosting", "Joining", "NodeOptions", "host_command", "run_host"]
+__all__ = ["Hosting", "Joining", "NodeOptions", "host_command", "refuse_foreign_code", "run_host"]
 
 SettingsT = TypeVar("SettingsT")
 
@@ -75,6 +76,8 @@ class NodeOptions:
     """Its private key."""
     tls_ca: Path | None = None
     """Certificates that other ends must be signed by."""
+    code: tuple[str, ...] = ()
+    """Import paths that a peer's course may name as model or loss, such as my_model:Net: code of this host only."""
     compute: str = "threads"
     """Where training runs: threads or inline."""
     runs: Path = Path("runs")
@@ -236,6 +239,8 @@ class Host:
             raise ConfigError(
                 f"the course says data.source {config.data.source!r}; say --data.source PATH on this host"
             )
+        if self._config is None:
+            refuse_foreign_code(config, self._options.code)
         registrar = await self._registrar(node, course.registrar)
         join = Join(course_hash(config), self._options.name, self._options.seat)
         seated = await registrar.ask(join)
@@ -304,6 +309,18 @@ def _checked(course: CourseText) -> Config[Any]:
     if course_hash(config) != course.hash:
         raise CourseError("the peer's course does not have the hash that it says; both ends need the same p2pfl")
     return config
+
+
+def refuse_foreign_code(config: Config[Any], allowed: Collection[str]) -> None:
+    """Raise ConfigError if a peer's course names a callable of this host that its user has not allowed.
+
+    An import path can name anything that is installed here, `os:system` included.
+    """
+    for name, path in (("model.name", config.model.name), ("model.loss", config.model.loss)):
+        if ":" in path and path not in allowed:
+            raise ConfigError(
+                f"the peer's course has {name} {path!r}, code of this host; if it is yours, say --code {path}"
+            )
 
 
 def _is_local(config: Config[Any]) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from p2pfl.app.config import course_hash, from_mapping, load_config
-from p2pfl.app.host import Host, LocalData, NodeOptions, host_command
+from p2pfl.app.host import Host, LocalData, NodeOptions, host_command, refuse_foreign_code
 from p2pfl.crypto.identity import Identity
 from p2pfl.errors import ConfigError, IdentityError
 
@@ -71,3 +71,14 @@ def test_where_a_host_keeps_its_files_is_no_part_of_the_course() -> None:
     here, there = (from_mapping(course | {"data": {"source": source}}) for source in ("/data/a.csv", "./b.csv"))
     assert course_hash(here) == course_hash(there)
     assert course_hash(here) != course_hash(from_mapping(course | {"data": {"source": "digits"}}))
+
+
+@pytest.mark.parametrize("field", ["name", "loss"])
+def test_a_peer_does_not_choose_what_code_runs_here(field: str) -> None:
+    config = from_mapping({"course": {"name": "fedavg"}, "model": {field: "os:system"}})
+    with pytest.raises(ConfigError, match=f"the peer's course has model.{field} 'os:system'.*say --code os:system"):
+        refuse_foreign_code(config, ())
+    with pytest.raises(ConfigError):
+        refuse_foreign_code(config, ("my_model:Net",))
+    refuse_foreign_code(config, ("os:system",))
+    refuse_foreign_code(from_mapping({"course": {"name": "fedavg"}, "model": {"name": "cnn"}}), ())

@@ -141,6 +141,16 @@ async def test_seats_are_given_once_and_a_joiner_passes_the_course_on(tmp_path: 
     blameless(hub, second)
 
 
+async def test_code_that_a_course_names_runs_where_its_user_says_so(tmp_path: Path) -> None:
+    path = "p2pfl.learn.models:logistic"
+    text = FEDAVG.replace("n = 3", "n = 2") + f'[model]\nname = "{path}"\n'
+    async with node(tmp_path / "hub", "--course", str(written(tmp_path, text)), "--listen", ":0") as hub:
+        with pytest.raises(ConfigError, match=rf"^the peer's course has model.name '{path}'.*say --code {path}$"):
+            await joined(tmp_path / "wary", "--peers", await hub.address())
+        assert await joined(tmp_path / "willing", "--peers", await hub.address(), "--code", path) == 0
+        assert await hub.end() == 0
+
+
 async def test_an_interrupted_client_says_goodbye_even_in_the_midst_of_training(tmp_path: Path) -> None:
     course = written(tmp_path, BUSY)
     async with AsyncExitStack() as kept:

@@ -21,7 +21,10 @@ class Packet:
     @property
     def size(self) -> int:
         """Bytes of head and buffers together, before framing and encryption."""
-        return len(self.head) + sum(buffer.nbytes for buffer in self.buffers)
+        size = len(self.head)
+        for buffer in self.buffers:
+            size += buffer.nbytes
+        return size
 
     def __repr__(self) -> str:
         return f"<Packet {len(self.head)} B head, {len(self.buffers)} buffers, {self.size} B>"

@@ -1,8 +1,8 @@
 """What a simulated message costs: `python -m tests.benchmarks.gossip [--nodes 1000] [--hidden 256 128]`.
 
 D-PSGD on a random 8-regular graph, an MLP (by default of 50,826 parameters), one step of SGD a round. The time of local
-training is taken off; what remains is divided by the messages. Targets: 60 us of CPU a message, 1.5 GB. The baseline of the same
-run is the mixing alone, in a plain loop over vectors in memory, which no design can do without.
+training is taken off; what remains is divided by the messages. Targets: 60 us of CPU a message, 1.5 GB. The baseline of
+the same run is the mixing alone, in a plain loop over vectors in memory, which no design can do without.
 """
 
 from __future__ import annotations

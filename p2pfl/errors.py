@@ -11,7 +11,8 @@ P2pflError
 │   ├── LinkClosed            the other end said goodbye
 │   ├── LinkTruncated         the bytes ended without a goodbye
 │   ├── LinkSilent            nothing was heard for too long
-│   ├── LinkRefused           the other end, or we, do not want this link (duplicate, full, self)
+│   ├── LinkRefused           the other end, or we, do not want this link (duplicate, full)
+│   │   └── LinkToSelf        the address that was dialled is our own
 │   ├── HandshakeFailed       no secure channel: garbage, another network key, a broken signature
 │   │   ├── UntrustedPeer     the identity is proven, and the trust policy does not admit it
 │   │   └── VersionMismatch   the two ends share no protocol version
@@ -72,7 +73,11 @@ class LinkSilent(LinkError):
 
 
 class LinkRefused(LinkError):
-    """One end does not want this link: a duplicate, a full house, or the node itself."""
+    """One end does not want this link: a duplicate, a full house."""
+
+
+class LinkToSelf(LinkRefused):
+    """The address that was dialled leads back to this node."""
 
 
 class HandshakeFailed(LinkError):

@@ -21,6 +21,7 @@ from p2pfl.errors import (
     LinkClosed,
     LinkError,
     LinkRefused,
+    LinkToSelf,
     LinkTruncated,
     ListenFailed,
     PeerUnreachable,
@@ -144,7 +145,7 @@ class MemoryTransport:
             raise PeerUnreachable(f"nobody listens at memory:{name}: listen there first, or correct the name")
         answering = door.transport.peer_id
         if answering == self.peer_id:
-            raise LinkRefused(f"memory:{name} is this node itself")
+            raise LinkToSelf(f"memory:{name} is this node itself")
         if expect is not None and answering != expect:
             raise UntrustedPeer(f"{answering} answers at memory:{name}, where {expect} was expected")
         if frozenset((answering, self.peer_id)) in self.network.partitions:

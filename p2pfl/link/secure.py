@@ -14,7 +14,7 @@ binds the signature to this one session. Each message travels as one binary WebS
     channel                                             channel
 
 What was offered and chosen goes into the prologue, so that whoever tampers with the list breaks the handshake. All
-that can go wrong raises HandshakeFailed (or its kinds) or LinkRefused, with a sentence for our own log: the other end
+that can go wrong raises HandshakeFailed (or its kinds) or LinkToSelf, with a sentence for our own log: the other end
 is told nothing.
 """
 
@@ -31,7 +31,7 @@ import orjson
 from p2pfl.crypto.aead import AESGCM, CHACHAPOLY, Aead, Buffer, aes_available
 from p2pfl.crypto.identity import Identity, NetworkKey, peer_id_of, short_id, verify
 from p2pfl.crypto.noise import HandshakeState
-from p2pfl.errors import ConfigError, HandshakeFailed, LinkRefused, VersionMismatch
+from p2pfl.errors import ConfigError, HandshakeFailed, LinkToSelf, VersionMismatch
 from p2pfl.link.channel import MAX_MESSAGE, MAX_RECORD, MAX_RECORDS, RECORD_OVERHEAD, SecureChannel
 from p2pfl.link.trust import TrustPolicy
 
@@ -200,7 +200,7 @@ class Handshake:
     def receive(self, message: Buffer) -> bytes:
         """Take the next message of the other end; gives what to send back, or b"" if there is nothing to say.
 
-        Raises HandshakeFailed, UntrustedPeer, LinkRefused (if the other end is ourselves).
+        Raises HandshakeFailed, UntrustedPeer, LinkToSelf.
         """
         index = self._messages
         if index >= len(MAX_HANDSHAKE):
@@ -265,7 +265,7 @@ class Handshake:
             raise HandshakeFailed("the other end does not prove its identity: the signature is wrong")
         remote = peer_id_of(public_key)
         if public_key == self._settings.identity.public_key:
-            raise LinkRefused("the other end is this node itself")
+            raise LinkToSelf("the other end is this node itself")
         if self._expect is not None and remote != self._expect:
             raise HandshakeFailed(f"{short_id(remote)} answers where {short_id(self._expect)} was expected")
         said = _parse_caps(caps)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from p2pfl.errors import ConfigError, LinkError
+from p2pfl.errors import ConfigError, LinkError, LinkToSelf
 from p2pfl.node.events import PeerUnreached
 
 if TYPE_CHECKING:
@@ -87,7 +88,10 @@ class Dialler:
                 await self._loss(peer_id, backoff)
                 continue
             choice = addresses()
-            link = await self._dial(choice[turn % len(choice)], peer_id, backoff) if choice else None
+            try:
+                link = await self._dial(choice[turn % len(choice)], peer_id, backoff) if choice else None
+            except LinkToSelf:
+                return
             turn += 1
             if link is not None:
                 peer_id = link.remote
@@ -97,9 +101,14 @@ class Dialler:
                 await asyncio.sleep(backoff.next())
 
     async def _dial(self, address: str, peer_id: str | None, backoff: Backoff) -> Link | None:
-        """A link, or None after a pause."""
+        """A link, or None after a pause. Raises LinkToSelf for an address that we were given and that is our own."""
         try:
             return await self._node.transport.dial(address, peer_id)
+        except LinkToSelf as error:
+            pause = math.inf if peer_id is None else backoff.next()
+            self._node.emit(PeerUnreached(address, str(error), pause))
+            if peer_id is None:
+                raise
         except (LinkError, ConfigError) as error:  # an address that is none may be hearsay
             pause = backoff.next()
             self._node.emit(PeerUnreached(address, str(error), pause))

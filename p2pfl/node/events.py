@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -66,14 +67,15 @@ class PeerLost(Event):
 
 @dataclass(frozen=True, slots=True)
 class PeerUnreached(Event):
-    """An address was dialled in vain. The next try follows after `retry_seconds`."""
+    """An address was dialled in vain. The next try follows after `retry_seconds`; never, if these are infinite."""
 
     address: str
     reason: str
     retry_seconds: float
 
     def __str__(self) -> str:
-        return f"no link to {self.address}: {self.reason} (next try in {self.retry_seconds:.1f} s)"
+        then = f"next try in {self.retry_seconds:.1f} s" if math.isfinite(self.retry_seconds) else "not tried again"
+        return f"no link to {self.address}: {self.reason} ({then})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,15 @@ def test_pauses_fill_the_whole_interval() -> None:
     assert sum(pauses) / len(pauses) == pytest.approx(0.5, abs=0.03)
 
 
+async def test_an_address_of_our_own_is_told_of_once_and_left_alone() -> None:
+    network = MemoryNetwork()
+    async with make(network, "a", peers=["a"]) as node:
+        log = Log(node)
+        await asyncio.sleep(1000)
+        [event] = log.of(PeerUnreached)
+        assert str(event) == "no link to a: memory:a is this node itself (not tried again)"
+
+
 async def test_an_address_where_nobody_answers_is_tried_ever_more_seldom() -> None:
     network = MemoryNetwork()
     async with make(network, "a", peers=["b"]) as node:

@@ -7,6 +7,8 @@ and code of models are always this host's own.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import itertools
 import os
 import signal
 from collections.abc import Collection
@@ -36,7 +38,7 @@ from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
 from p2pfl.topology.file import loads
 
-__all__ = ["Hosting", "Joining", "NodeOptions", "host_command", "refuse_foreign_code", "run_host"]
+__all__ = ["Hosting", "Joining", "NodeOptions", "host_command", "own_identity", "refuse_foreign_code", "run_host"]
 
 SettingsT = TypeVar("SettingsT")
 
@@ -53,8 +55,9 @@ class NodeOptions:
     """What this node is called; a topology file may keep a seat for the name."""
     seat: int | None = None
     """The seat to ask for. By default a free one."""
-    identity: Path = Path(".p2pfl/identity.key")
-    """Key file of this node; it is made if it is not there."""
+    identity: Path | None = None
+    """Key file of this node; it is made if it is not there. By default .p2pfl/identity.key or, while other nodes run
+    from this folder, the first of identity-2.key, identity-3.key ... that none of them holds."""
     trust: tuple[str, ...] = ()
     """allow_list, tofu, network_key, open; several: all must agree. By default allow_list or network_key where one of
     these is given, else open, which is for this machine only."""
@@ -151,8 +154,9 @@ class Host:
         self._config = config
         self._data = data
         self._display = Display(as_json=options.json, total=config.course.rounds if config else 0)
+        transport, self._held = _transport(options)
         self._node = Node(
-            transport=_transport(options),
+            transport=transport,
             listen=[_with_host(address) for address in options.listen],
             peers=options.peers,
             name=options.name,
@@ -160,7 +164,7 @@ class Host:
 
     async def run(self) -> int:
         """Play the course to its end; the exit code."""
-        with ExitStack() as kept, self._display, self._node.events() as events:
+        with self._held, ExitStack() as kept, self._display, self._node.events() as events:
             watching = asyncio.create_task(self._watch(events))
             try:
                 async with self._node as node:
@@ -338,7 +342,29 @@ def _with_host(address: str) -> str:
     return f"127.0.0.1{address}" if address.startswith(":") else address
 
 
-def _transport(options: NodeOptions) -> WebSocketTransport:
+def own_identity(path: Path | None) -> tuple[Identity, ExitStack]:
+    """The identity in a file, and what to close at the end.
+
+    Without a path: the first file in .p2pfl that no other process holds; it is held to the end. Raises IdentityError.
+    """
+    held = ExitStack()
+    if path is not None:
+        return Identity.load_or_create(path), held
+    for number in itertools.count(1):
+        file = Path(".p2pfl") / (f"identity-{number}.key" if number > 1 else "identity.key")
+        identity = Identity.load_or_create(file)
+        handle = held.enter_context(file.open("rb"))
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held.close()
+            continue
+        break
+    return identity, held
+
+
+def _transport(options: NodeOptions) -> tuple[WebSocketTransport, ExitStack]:
+    """How this host reaches others, and what to close at the end."""
     key = NetworkKey.load(options.network_key) if options.network_key else None
     names = list(options.trust)
     if not names:
@@ -355,8 +381,9 @@ def _transport(options: NodeOptions) -> WebSocketTransport:
     if options.tls_cert or options.tls_ca:
         tls = TlsSettings(options.tls_cert, options.tls_key, options.tls_ca)
         tls.client_context()  # loads all files once, so that wrong ones are told before anything else
-    identity = Identity.load_or_create(options.identity)
-    return WebSocketTransport(identity, trust=trust, network_key=key, network_name=options.network, tls=tls)
+    identity, held = own_identity(options.identity)  # last: nothing is held by a command line that cannot work
+    transport = WebSocketTransport(identity, trust=trust, network_key=key, network_name=options.network, tls=tls)
+    return transport, held
 
 
 def run_host(arguments: list[str]) -> int:

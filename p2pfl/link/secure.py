@@ -265,7 +265,9 @@ class Handshake:
             raise HandshakeFailed("the other end does not prove its identity: the signature is wrong")
         remote = peer_id_of(public_key)
         if public_key == self._settings.identity.public_key:
-            raise LinkToSelf("the other end is this node itself")
+            raise LinkToSelf(
+                "the other end is this node itself, or has its identity: give each node a key file of its own"
+            )
         if self._expect is not None and remote != self._expect:
             raise HandshakeFailed(f"{short_id(remote)} answers where {short_id(self._expect)} was expected")
         said = _parse_caps(caps)

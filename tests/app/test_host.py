@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from p2pfl.app.config import course_hash, from_mapping, load_config
-from p2pfl.app.host import Host, LocalData, NodeOptions, host_command, refuse_foreign_code
+from p2pfl.app.host import Host, LocalData, NodeOptions, host_command, own_identity, refuse_foreign_code
 from p2pfl.crypto.identity import Identity
 from p2pfl.errors import ConfigError, IdentityError
 
@@ -55,6 +55,18 @@ def test_an_identity_is_made_once(tmp_path: Path) -> None:
     made = Identity.load(tmp_path / "identity.key")
     Host(options(tmp_path), None, LocalData())
     assert Identity.load(tmp_path / "identity.key") == made
+
+
+def test_nodes_of_one_folder_have_identities_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (first, held), (second, also_held) = own_identity(None), own_identity(None)
+    with also_held:
+        assert first.peer_id != second.peer_id
+        held.close()
+        again, held = own_identity(None)
+        assert again == first  # who comes back finds the identity that is free
+    held.close()
+    assert sorted(file.name for file in Path(".p2pfl").glob("*.key")) == ["identity-2.key", "identity.key"]
 
 
 def test_what_cannot_work_is_refused_before_anything_is_opened(tmp_path: Path) -> None:

@@ -154,13 +154,15 @@ class Host:
         self._config = config
         self._data = data
         self._display = Display(as_json=options.json, total=config.course.rounds if config else 0)
-        transport, self._held = _transport(options)
-        self._node = Node(
-            transport=transport,
-            listen=[_with_host(address) for address in options.listen],
-            peers=options.peers,
-            name=options.name,
-        )
+        transport, held = _transport(options)
+        with held:  # it is let go again if the node cannot be made
+            self._node = Node(
+                transport=transport,
+                listen=[_with_host(address) for address in options.listen],
+                peers=options.peers,
+                name=options.name,
+            )
+            self._held = held.pop_all()
 
     async def run(self) -> int:
         """Play the course to its end; the exit code."""

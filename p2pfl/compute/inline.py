@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
-from p2pfl.compute.job import Job
+from p2pfl.compute.job import Job, alone, outcome
 
 __all__ = ["Inline"]
 
@@ -12,15 +13,18 @@ ResultT = TypeVar("ResultT")
 
 
 class Inline:
-    """Computes at once. On a host with links to keep alive, `Threads` is the better choice."""
+    """Computes at once, one job after the other. On a host with links to keep alive, `Threads` is the better choice."""
 
     def __init__(self) -> None:
         self._closed = False
 
     async def run(self, job: Job[ResultT]) -> ResultT:
+        return await alone(self, job)
+
+    async def run_all(self, jobs: Sequence[Job[ResultT]]) -> list[ResultT | Exception]:
         if self._closed:
             raise RuntimeError("this compute has been closed")
-        return job()
+        return [outcome(job) for job in jobs]
 
     async def close(self) -> None:
         self._closed = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -13,7 +14,7 @@ from p2pfl.learn.model import Model
 from p2pfl.learn.specs import TrainSpec
 from p2pfl.learn.train import FitResult, fit
 
-__all__ = ["Compute", "EvaluateJob", "FitJob", "Job"]
+__all__ = ["Compute", "EvaluateJob", "FitJob", "Job", "alone", "outcome"]
 
 ResultT_co = TypeVar("ResultT_co", covariant=True)
 ResultT = TypeVar("ResultT")
@@ -28,6 +29,11 @@ class Job(Protocol[ResultT_co]):
 
         At most: short last batches are taken for full ones where `train.steps` counts batches.
         """
+
+    @property
+    def result_bytes(self) -> int:
+        """The memory that its result takes."""
+        ...
 
     def __call__(self) -> ResultT_co: ...
 
@@ -50,6 +56,10 @@ class FitJob:
             return self.spec.steps * min(self.spec.batch_size, size)
         return self.spec.epochs * size
 
+    @property
+    def result_bytes(self) -> int:
+        return self.params.nbytes
+
     def __call__(self) -> FitResult:
         return fit(self.params, self.model, self.shard, self.spec, self.seed, self.round)
 
@@ -66,6 +76,10 @@ class EvaluateJob:
     def examples(self) -> int:
         return len(self.shard) // 3
 
+    @property
+    def result_bytes(self) -> int:
+        return 0
+
     def __call__(self) -> Evaluation:
         return evaluate(self.params, self.model, self.shard)
 
@@ -79,5 +93,31 @@ class Compute(Protocol):
         Who is cancelled here gets no result; a job that has begun may run on to its end. RuntimeError after `close`.
         """
 
+    async def run_all(self, jobs: Sequence[Job[ResultT]]) -> list[ResultT | Exception]:
+        """The results of many jobs, in their order; what a job raises stands in its place. RuntimeError after `close`.
+
+        Jobs that are handed over together may be computed as one.
+        """
+
     async def close(self) -> None:
         """Take no more jobs, and let go of workers. Jobs that were taken are still done. May be called again."""
+
+
+def outcome(job: Job[ResultT]) -> ResultT | Exception:
+    """Do the job here and now: its result, or what it raised."""
+    try:
+        return job()
+    except StopIteration as error:  # no future can carry it, and a coroutine turns it into this, too
+        stopped = RuntimeError("the job raised StopIteration")
+        stopped.__cause__ = error
+        return stopped
+    except Exception as error:  # noqa: BLE001 - carried over to whoever awaits the job
+        return error
+
+
+async def alone(compute: Compute, job: Job[ResultT]) -> ResultT:
+    """What `run` does, for a compute that has `run_all`."""
+    (found,) = await compute.run_all((job,))
+    if isinstance(found, Exception):
+        raise found
+    return found

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from p2pfl.compute.job import Job
+from p2pfl.compute.job import Job, alone, outcome
 
 __all__ = ["Threads"]
 
@@ -28,8 +28,13 @@ class Threads:
         self._workers = _Daemons(workers)
 
     async def run(self, job: Job[ResultT]) -> ResultT:
+        return await alone(self, job)
+
+    async def run_all(self, jobs: Sequence[Job[ResultT]]) -> list[ResultT | Exception]:
         # By way of run_in_executor because it is what a loop with a virtual clock knows to wait for.
-        return await asyncio.get_running_loop().run_in_executor(self._workers, _carried, job)
+        loop = asyncio.get_running_loop()
+        futures = [loop.run_in_executor(self._workers, outcome, job) for job in jobs]
+        return [await future for future in futures]
 
     async def close(self) -> None:
         self._workers.shutdown(wait=False)
@@ -86,10 +91,3 @@ class _Daemons(Executor):
             else:
                 future.set_result(result)
         return True
-
-
-def _carried(job: Job[ResultT]) -> ResultT:
-    try:
-        return job()
-    except StopIteration as error:  # no future can carry it; on the loop itself a coroutine turns it into this, too
-        raise RuntimeError("the job raised StopIteration") from error

@@ -1,14 +1,15 @@
-"""How long a device computes: jobs run here and now, and are charged the time that the modelled device would take."""
+"""How long a device computes: jobs are charged the time that the modelled device would take."""
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
-from p2pfl.compute.job import Compute, Job
+from p2pfl.compute.job import Job, alone
 from p2pfl.errors import ConfigError
+from p2pfl.sim.backlog import Backlog
 
 __all__ = ["Device", "DeviceSpec"]
 
@@ -38,34 +39,37 @@ class DeviceSpec:
 
 
 class Device:
-    """The compute of one simulated node: `compute` does the work, `spec` says how long it takes."""
+    """The compute of one simulated node: `backlog` does the work, `spec` says how long it takes."""
 
-    def __init__(self, spec: DeviceSpec, seed: int, seat: int, compute: Compute) -> None:
+    def __init__(self, spec: DeviceSpec, seed: int, seat: int, backlog: Backlog) -> None:
         rng = Random(f"{seed}/device/{seat}")
         self.examples_per_second = spec.examples_per_second * rng.lognormvariate(0, spec.spread)
         if rng.random() < spec.stragglers:
             self.examples_per_second /= spec.straggler_factor
-        self._compute = compute
+        self._backlog = backlog
         self.busy = 0  # jobs that it has not got through
         self._closed = False
 
     async def run(self, job: Job[ResultT]) -> ResultT:
         """The job's result, as late as this device has it."""
+        return await alone(self, job)
+
+    async def run_all(self, jobs: Sequence[Job[ResultT]]) -> list[ResultT | Exception]:
+        """The results, one after the other, once the device is through with all."""
+        return [await self._result(job) for job in jobs]
+
+    async def _result(self, job: Job[ResultT]) -> ResultT | Exception:
         if self._closed:
             raise RuntimeError("this device has been closed")
-        loop = asyncio.get_running_loop()
-        due: asyncio.Future[None] = loop.create_future()
-        # The timer is set before the job runs: so the order of devices that are through at one time does not depend on
-        # the order in which threads were through. A virtual clock stands while threads compute.
-        timer = loop.call_later(job.examples / self.examples_per_second, due.set_result, None)
+        begun, timer = self._backlog.begin(job, job.examples / self.examples_per_second)
         self.busy += 1
         try:
-            result = await self._compute.run(job)
-            await due
+            outcome: ResultT | Exception = await begun.answer
         finally:
             self.busy -= 1
             timer.cancel()
-        return result
+            self._backlog.drop(begun)
+        return outcome
 
     async def close(self) -> None:
         """This device takes no more jobs. The compute behind it belongs to all devices, and stays open."""

@@ -59,7 +59,7 @@ class _Jump(selectors.BaseSelector):
         if self._loop.computing:
             return self._real.select(None)  # the clock stands while a thread computes; its end wakes us
         ready = self._real.select(0)
-        if ready:
+        if ready or self._loop.idle():
             return ready
         if timeout is None:
             raise Stalled(f"nothing is under way that could end the waiting of {self._loop.who_waits()}")
@@ -73,6 +73,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._now = 0.0
         self._threads: Executor | None = None  # the default executor, once there is one
+        self._idle_calls: list[Callable[[], object]] = []
         self.computing = 0
         super().__init__(_Jump(self))
 
@@ -85,6 +86,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._now += seconds
         if self._now + _RESOLUTION == self._now:  # after some months a timer is due only once its time is over
             self._now = math.nextafter(self._now, math.inf)
+
+    def when_idle(self, callback: Callable[[], object]) -> None:
+        """Call back once nothing more is to be done at this time, before the clock moves on."""
+        self._idle_calls.append(callback)
+
+    def idle(self) -> bool:
+        """Nothing is ready: call those who asked for this moment; whether there were such. Called by the selector."""
+        calls, self._idle_calls = self._idle_calls, []
+        for callback in calls:
+            self.call_soon(callback)
+        return bool(calls)
 
     def set_default_executor(self, executor: ThreadPoolExecutor) -> None:  # type: ignore[override]  # typeshed: Any
         """As ever."""

@@ -13,6 +13,7 @@ from p2pfl.node.events import Event
 from p2pfl.node.membership import Directory, Member
 from p2pfl.node.node import Node
 from p2pfl.node.settings import NodeSettings
+from p2pfl.sim.backlog import Backlog
 from p2pfl.sim.devices import Device, DeviceSpec
 from p2pfl.sim.loop import Stalled
 from p2pfl.sim.network import Network, NetworkSpec
@@ -97,6 +98,7 @@ class World:
 
     def _fill_seats(self, observe: Observer) -> None:
         loop = asyncio.get_running_loop()
+        backlog = Backlog(self.compute)
         memory = MemoryNetwork(lines=self.wire.line)
         ids = [f"seat{number:06d}" for number in range(self.n)]
         directory = Directory(
@@ -105,7 +107,7 @@ class World:
         # A link of this network ends visibly or never, and we watch for stalls: no pings, no reports.
         settings = NodeSettings(SessionLimits(silence_seconds=math.inf), report_seconds=math.inf)
         for number, peer_id in enumerate(ids):
-            device = Device(self.devices, self.seed, number, self.compute)
+            device = Device(self.devices, self.seed, number, backlog)
             roles = tuple(self.play(number, device))
             members = directory.membership(peer_id)
             node = Node(*roles, transport=memory.transport(peer_id), listen=peer_id, members=members, settings=settings)

@@ -12,6 +12,7 @@ import random
 import resource
 import statistics
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -33,12 +34,13 @@ class Timed(Inline):
     """Inline, with the CPU seconds that jobs took."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.seconds = 0.0
 
-    async def run(self, job: Job[ResultT]) -> ResultT:
+    async def run_all(self, jobs: Sequence[Job[ResultT]]) -> list[ResultT | Exception]:
         started = time.process_time()
         try:
-            return job()
+            return await super().run_all(jobs)
         finally:
             self.seconds += time.process_time() - started
 

@@ -51,6 +51,7 @@ class Call:
 
     work: Callable[[], object]
     examples: int = 1
+    result_bytes: int = 0
 
     def __call__(self) -> object:
         return self.work()
@@ -63,6 +64,7 @@ class Gate:
     begun: threading.Event = field(default_factory=threading.Event)
     let: threading.Event = field(default_factory=threading.Event)
     examples: int = 1
+    result_bytes: int = 0
 
     def __call__(self) -> str:
         self.begun.set()
@@ -116,6 +118,26 @@ async def can_be_cancelled(make: Make) -> None:
     await compute.close()
 
 
+async def keeps_the_order_of_many(make: Make) -> None:
+    compute = make()
+    jobs = [fit_job(seed) for seed in range(5)]
+    broken = LookupError("no such thing")
+
+    def fail() -> None:
+        raise broken
+
+    found = await compute.run_all(
+        [*jobs[:2], Call(fail), *jobs[2:], EvaluateJob(jobs[0].params, jobs[0].model, jobs[0].shard)]
+    )
+    assert found.pop(2) is broken
+    assert found.pop().num_examples == len(jobs[0].shard)
+    assert all(torch.equal(one.params, job().params) for one, job in zip(found, jobs, strict=True))
+    assert await compute.run_all([]) == []
+    await compute.close()
+    with pytest.raises(RuntimeError, match="has been closed"):
+        await compute.run_all([Call(lambda: 7)])
+
+
 async def closes(make: Make) -> None:
     compute = make()
     taken = asyncio.create_task(compute.run(fit_job()))
@@ -128,6 +150,7 @@ async def closes(make: Make) -> None:
 
 
 CHECKS: list[Check] = [
-    gives_the_bytes_of_the_job, gives_each_its_own_result, carries_errors, can_be_cancelled, closes,
+    gives_the_bytes_of_the_job, gives_each_its_own_result, keeps_the_order_of_many, carries_errors, can_be_cancelled,
+    closes,
 ]  # fmt: skip
 check_compute = pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -3,15 +3,21 @@ import pytest
 from p2pfl.compute.inline import Inline
 from p2pfl.compute.job import EvaluateJob
 from p2pfl.compute.threads import Threads
+from p2pfl.sim.backlog import Backlog
 from p2pfl.sim.devices import Device, DeviceSpec
 from tests.compute.kit import check_compute, fit_job
+
+
+def device(compute):
+    return Device(DeviceSpec(), 0, 0, Backlog(compute))
+
 
 COMPUTES = {
     "inline": Inline,
     "threads": Threads,
     "three threads": lambda: Threads(3),
-    "device": lambda: Device(DeviceSpec(), 0, 0, Inline()),
-    "device over threads": lambda: Device(DeviceSpec(), 0, 0, Threads(2)),
+    "device": lambda: device(Inline()),
+    "device over threads": lambda: device(Threads(2)),
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 from p2pfl.compute.inline import Inline
 from p2pfl.compute.threads import Threads
 from p2pfl.errors import ConfigError
+from p2pfl.sim.backlog import Backlog
 from p2pfl.sim.devices import Device, DeviceSpec
 from p2pfl.sim.loop import run_virtual
 
@@ -19,6 +20,7 @@ class Job:
     examples: int
     name: str = ""
     error: Exception | None = None
+    result_bytes: int = 0
 
     def __call__(self) -> str:
         if self.error:
@@ -26,8 +28,8 @@ class Job:
         return self.name
 
 
-def device(seat=0, compute=None, seed=0, **spec):
-    return Device(DeviceSpec(**spec), seed, seat, compute or Inline())
+def device(seat=0, backlog=None, seed=0, **spec):
+    return Device(DeviceSpec(**spec), seed, seat, backlog or Backlog(Inline()))
 
 
 async def test_a_job_takes_the_time_that_its_examples_cost():
@@ -39,11 +41,11 @@ async def test_a_job_takes_the_time_that_its_examples_cost():
     assert loop.time() == pytest.approx(2.5)
 
 
-async def test_a_job_that_fails_costs_nothing():
+async def test_a_job_that_fails_does_so_when_the_device_is_through():
     loop = asyncio.get_running_loop()
     with pytest.raises(ValueError, match="broken"):
-        await device().run(Job(10**9, error=ValueError("broken")))
-    assert loop.time() == 0
+        await device().run(Job(10**4, error=ValueError("broken")))
+    assert loop.time() == 2
 
 
 async def test_a_job_that_is_cancelled_leaves_no_timer():
@@ -57,10 +59,10 @@ async def test_a_job_that_is_cancelled_leaves_no_timer():
 
 def order_of(compute):
     """The order in which equal devices that began at one time go on."""
-    ended = []
+    ended, backlog = [], Backlog(compute)
 
     async def work(seat):
-        ended.append(await device(seat, compute).run(Job(100, str(seat))))
+        ended.append(await device(seat, backlog).run(Job(100, str(seat))))
 
     async def all_at_once():
         async with asyncio.TaskGroup() as group:
@@ -96,8 +98,8 @@ def test_stragglers_are_a_share_of_the_devices_and_slower_by_a_factor():
 
 
 async def test_closing_one_device_does_not_close_the_compute_of_all():
-    compute = Inline()
-    first, second = device(0, compute), device(1, compute)
+    backlog = Backlog(Inline())
+    first, second = device(0, backlog), device(1, backlog)
     await first.close()
     assert await second.run(Job(1, "done")) == "done"
 

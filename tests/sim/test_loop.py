@@ -188,3 +188,18 @@ def test_two_runs_are_the_same() -> None:
 
     assert trace(1) == trace(1)
     assert trace(1) != trace(2)
+
+
+async def test_when_idle_comes_after_all_that_is_ready_and_before_the_clock_moves():
+    loop, seen = asyncio.get_running_loop(), []
+
+    async def turns():
+        for turn in range(4):
+            seen.append(turn)
+            await asyncio.sleep(0)
+
+    loop.call_later(1, seen.append, "later")
+    loop.when_idle(lambda: seen.append(("idle", loop.time())))
+    await turns()
+    await asyncio.sleep(2)
+    assert seen == [0, 1, 2, 3, ("idle", 0.0), "later"]

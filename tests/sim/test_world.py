@@ -150,6 +150,8 @@ class Works:
     def __init__(self, compute, seconds):
         self.compute, self.seconds = compute, seconds
 
+    result_bytes = 0
+
     @property
     def examples(self):
         return int(self.seconds * 5000)

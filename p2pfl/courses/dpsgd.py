@@ -131,7 +131,7 @@ class Mixer:
         return box
 
     @Model.handler
-    async def model(self, message: Model, peer: Peer) -> None:
+    def model(self, message: Model, peer: Peer) -> None:
         if message.round < self._round:
             return  # it missed the deadline
         if message.round >= self._round + _ROUNDS_AHEAD:

@@ -26,6 +26,9 @@ from p2pfl.errors import ConfigError
 
 __all__ = ["Entry", "Layout", "as_buffer", "bind", "flatten", "from_buffer", "is_finite"]
 
+_FLOAT32 = np.dtype("<f4")
+_DLPACK = (1, 0)  # the first version that knows of read-only memory
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -132,7 +135,7 @@ def from_buffer(buffer: memoryview, numel: int) -> Tensor:
     if buffer.nbytes != 4 * numel:
         raise ConfigError(f"the buffer has {buffer.nbytes} bytes; {numel} float32 take {4 * numel}")
     # By way of DLPack because torch.frombuffer warns about every read-only buffer, and the links hand out no others.
-    return from_dlpack(np.frombuffer(buffer, dtype="<f4"))
+    return from_dlpack(np.frombuffer(buffer, dtype=_FLOAT32).__dlpack__(max_version=_DLPACK))
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -224,10 +224,19 @@ class Connection:
                 self._launch(None, content)
 
     def _arrived(self, number: int | None, content: Incoming) -> None:
-        if len(self._running) < _HANDLERS_AT_ONCE:  # then nothing queues
+        if number is None and not self._queue and self.peer.dispatch.prompt(content):
+            self._handle_now(content)
+        elif len(self._running) < _HANDLERS_AT_ONCE:  # then nothing queues
             self._launch(number, content)
         else:
             self._queue.append((number, content))
+
+    def _handle_now(self, content: Incoming) -> None:
+        try:
+            self.peer.dispatch.run_now(self.peer, content)
+        except RemoteProtocolError as error:
+            self._strike(error)
+        self._give_credit()
 
     def _launch(self, number: int | None, content: Incoming) -> None:
         task = self.loop.create_task(self._handle(number, content))
@@ -262,13 +271,16 @@ class Connection:
         """A handler has ended. It may not have begun: a task can be cancelled before its first step."""
         number = self._running.pop(task)
         if number is None:
-            credit = self.session.handled()
-            if credit is not None:
-                self.link.send(credit)
+            self._give_credit()
         elif task.cancelled() and number != _ANSWERED:
             self.link.send(self.session.fail(number, "cancelled"))
         while self._queue and len(self._running) < _HANDLERS_AT_ONCE:
             self._launch(*self._queue.popleft())
+
+    def _give_credit(self) -> None:
+        credit = self.session.handled()
+        if credit is not None:
+            self.link.send(credit)
 
     def _cancel_handler(self, number: int) -> None:
         for task, running in self._running.items():

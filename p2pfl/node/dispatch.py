@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
 from p2pfl.errors import MessageError, RemoteProtocolError
 from p2pfl.node.events import Event, HandlerFailed
 from p2pfl.wire.codec import Body, Incoming, announced, decode, encode, outline
-from p2pfl.wire.message import Message, Request, Vocabulary, handlers_of, reply_type
+from p2pfl.wire.message import Handler, Message, Request, Vocabulary, handlers_of, reply_type
 from p2pfl.wire.tensor import Schema
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class _Entry(NamedTuple):
     """How one message type is handled."""
 
     kind: type[Message]
-    handler: Callable[[Any, Any], Coroutine[Any, Any, Message | None]]
+    handler: Handler
+    prompt: bool  # it is an ordinary function, called when the message arrives
     reply: type[Message] | None  # None for a statement
 
 
@@ -50,7 +52,8 @@ class Dispatch:
         wanted = [*self._roles, *roles]
         table = {}
         for kind, handler in handlers_of(wanted).items():
-            table[kind] = _Entry(kind, handler, reply_type(kind) if issubclass(kind, Request) else None)
+            reply = reply_type(kind) if issubclass(kind, Request) else None
+            table[kind] = _Entry(kind, handler, not inspect.iscoroutinefunction(handler), reply)
         Vocabulary([*table, *(entry.reply for entry in table.values() if entry.reply is not None)])  # all tags differ
         self._roles = wanted
         self._table = {kind.tag: entry for kind, entry in table.items()}
@@ -72,6 +75,22 @@ class Dispatch:
             raise RemoteProtocolError(f"{content.tag[:40]!r} came where {kind.tag} was due")
         return decode(kind, content, self.schemas)
 
+    def prompt(self, content: Incoming) -> bool:
+        """Whether the handler is an ordinary function: `run_now` then does what `run` does."""
+        entry = self._table.get(content.tag)
+        return entry is not None and entry.prompt
+
+    def run_now(self, peer: Peer, content: Incoming) -> None:
+        """Handle a statement at once; see `run`. A handler that fails is reported, and raises nothing."""
+        entry = self._table[content.tag]
+        message = self.checked(entry.kind, content)
+        try:
+            entry.handler(message, peer)
+        except RemoteProtocolError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a failing handler must not end the node; it is logged and told
+            self._failed(entry, peer, error)
+
     async def run(self, peer: Peer, content: Incoming, *, asked: bool) -> Body | None:
         """Handle one message of a peer; the encoded reply, if it was asked for one.
 
@@ -86,7 +105,8 @@ class Dispatch:
             raise RemoteProtocolError(f"{entry.kind.tag} is not to be {'asked' if asked else 'told'}")
         message = self.checked(entry.kind, content)
         try:
-            reply = await entry.handler(message, peer)
+            handling = entry.handler(message, peer)
+            reply = None if handling is None else await handling
             if entry.reply is None:
                 return None
             if not isinstance(reply, entry.reply):
@@ -94,9 +114,12 @@ class Dispatch:
             return encode(reply)
         except RemoteProtocolError:
             raise
-        except Exception as error:  # the one supervisor: a failing handler must not end the node
-            self.failures += 1
-            reason = f"{type(error).__name__}: {error}"
-            log.error("handler of %s failed", entry.kind.tag, exc_info=error)
-            self._emit(HandlerFailed(peer.id, entry.kind.tag, reason))
-            raise HandlerError(reason) from error
+        except Exception as error:  # a failing handler must not end the node
+            raise self._failed(entry, peer, error) from error
+
+    def _failed(self, entry: _Entry, peer: Peer, error: Exception) -> HandlerError:
+        self.failures += 1
+        reason = f"{type(error).__name__}: {error}"
+        log.error("handler of %s failed", entry.kind.tag, exc_info=error)
+        self._emit(HandlerFailed(peer.id, entry.kind.tag, reason))
+        return HandlerError(reason)

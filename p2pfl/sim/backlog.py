@@ -43,7 +43,7 @@ class Backlog:
         self._woken = False  # something is computed, or will be once the loop is idle
 
     def begin(self, job: Job[Any], seconds: float) -> tuple[Begun, asyncio.TimerHandle]:
-        """Begin a job that a device is through with after so many seconds. To give it up: cancel the timer, and `drop`."""
+        """Begin a job that a device is through with after so many seconds. To give up: cancel the timer, and `drop`."""
         loop = _loop()
         begun = Begun(job, loop.time() + seconds, loop.create_future())
         self._begun[begun] = None

@@ -20,12 +20,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform, get_args, get_origin
+from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform, get_args, get_origin, overload
 
 from p2pfl.errors import MessageError
 from p2pfl.wire.fields import check_fields
 
-__all__ = ["Handlers", "Message", "Request", "Vocabulary", "handled_by", "handlers_of", "reply_type"]
+__all__ = ["Handler", "Handlers", "Message", "Request", "Vocabulary", "handled_by", "handlers_of", "reply_type"]
 
 RoleT = TypeVar("RoleT")
 PeerT = TypeVar("PeerT")
@@ -50,11 +50,23 @@ class Message:
         cls.tag = tag or cls.__name__
         dataclass(frozen=True)(cls)
 
+    @overload
     @classmethod
     def handler(
         cls, method: Callable[[RoleT, Self, PeerT], Coroutine[Any, Any, None]]
-    ) -> Callable[[RoleT, Self, PeerT], Coroutine[Any, Any, None]]:
-        """Mark a role's coroutine method as the one that takes this message."""
+    ) -> Callable[[RoleT, Self, PeerT], Coroutine[Any, Any, None]]: ...
+
+    @overload
+    @classmethod
+    def handler(cls, method: Callable[[RoleT, Self, PeerT], None]) -> Callable[[RoleT, Self, PeerT], None]: ...
+
+    @classmethod
+    def handler(cls, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Mark a role's method as the one that takes this message.
+
+        A coroutine method, or, where there is nothing to wait for (a model goes into a mailbox), an ordinary one: that
+        is called the moment the message arrives, and costs no task.
+        """
         _mark(method, cls)
         return method
 
@@ -88,24 +100,27 @@ def reply_type(request: type[Request[Any]]) -> type[Message]:
     raise MessageError(f"{request.__name__} does not say its reply: write class {request.__name__}(Request[Reply])")
 
 
-Handlers = Mapping[type[Message], Callable[[Any, Any], Coroutine[Any, Any, Message | None]]]
-"""Message types and the bound methods that take (message, peer)."""
+Handler = Callable[[Any, Any], Coroutine[Any, Any, Message | None]] | Callable[[Any, Any], None]
+"""A bound method that takes (message, peer)."""
+
+Handlers = Mapping[type[Message], Handler]
+"""Message types and their handlers."""
 
 
 def handlers_of(roles: Iterable[object]) -> Handlers:
     """The handlers of several roles together.
 
-    Raises MessageError where two handle one type, or where a handler is no coroutine function.
+    Raises MessageError where two handle one type, or where the handler of a request is no coroutine function.
     """
-    found: dict[type[Message], Callable[[Any, Any], Coroutine[Any, Any, Message | None]]] = {}
+    found: dict[type[Message], Handler] = {}
     for role in roles:
         for name, kind in handled_by(type(role)):
             if kind in found:
                 first = found[kind].__qualname__
                 raise MessageError(f"{kind.tag} has two handlers: {first} and {_qualified(role, name)}")
             method = getattr(role, name)
-            if not inspect.iscoroutinefunction(method):
-                raise MessageError(f"{_qualified(role, name)} handles {kind.tag}, so it must be `async def`")
+            if issubclass(kind, Request) and not inspect.iscoroutinefunction(method):
+                raise MessageError(f"{_qualified(role, name)} answers {kind.tag}, so it must be `async def`")
             found[kind] = method
     return found
 

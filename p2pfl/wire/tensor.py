@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -65,13 +66,9 @@ class Tensors(Mapping[str, memoryview]):
         self.buffers: tuple[memoryview, ...] = tuple(map(_flat, buffers))
         if len(self.schema) != len(self.buffers):
             raise MessageError(f"{len(self.schema)} tensors are described, {len(self.buffers)} buffers are given")
-        for spec, buffer in zip(self.schema, self.buffers, strict=True):
-            if spec.dtype not in ITEM_BYTES:
-                raise MessageError(f"tensor {spec.name!r}: dtype {spec.dtype!r} is none of {', '.join(ITEM_BYTES)}")
-            if spec.nbytes != buffer.nbytes:
-                raise MessageError(f"tensor {spec.name!r}: {spec} takes {spec.nbytes} bytes, not {buffer.nbytes}")
-        if len(self.schema) > 1 and len({spec.name for spec in self.schema}) < len(self.schema):
-            raise MessageError("two tensors have one name")
+        for size, spec, buffer in zip(_sizes(self.schema), self.schema, self.buffers, strict=True):
+            if size != buffer.nbytes:
+                raise MessageError(f"tensor {spec.name!r}: {spec} takes {size} bytes, not {buffer.nbytes}")
 
     def __getitem__(self, name: str) -> memoryview:
         for spec, buffer in zip(self.schema, self.buffers, strict=True):
@@ -101,7 +98,20 @@ class Tensors(Mapping[str, memoryview]):
         return f"<Tensors {shown}{more}>"
 
 
+@lru_cache(maxsize=1024)
+def _sizes(schema: Schema) -> tuple[int, ...]:
+    """Bytes of every tensor, for a schema that can be. It is looked at once, and not with every message."""
+    for spec in schema:
+        if spec.dtype not in ITEM_BYTES:
+            raise MessageError(f"tensor {spec.name!r}: dtype {spec.dtype!r} is none of {', '.join(ITEM_BYTES)}")
+    if len({spec.name for spec in schema}) < len(schema):
+        raise MessageError("two tensors have one name")
+    return tuple(spec.nbytes for spec in schema)
+
+
 def _flat(buffer: memoryview) -> memoryview:
+    if buffer.readonly and buffer.format == "B" and buffer.ndim == 1 and buffer.c_contiguous:
+        return buffer
     if not buffer.nbytes:
         return memoryview(b"")  # a view with a zero in its shape cannot be cast
     if not buffer.c_contiguous:

@@ -254,22 +254,22 @@ def sent(mixer, number, vector=None):
 
 
 async def test_models_of_later_rounds_are_kept(mixer):
-    await mixer.model(sent(mixer, 0), At(3))
-    await mixer.model(sent(mixer, 1), At(2))
+    mixer.model(sent(mixer, 0), At(3))
+    mixer.model(sent(mixer, 1), At(2))
     assert {number: list(box) for number, box in mixer._mailbox.items()} == {0: [3], 1: [2]}
 
 
 async def test_only_senders_of_the_round_are_heard(mixer):
     for number, seat in ((0, 2), (1, 3), (0, 1), (0, None), (0, 17)):
         with pytest.raises(RemoteProtocolError, match="has no say here"):
-            await mixer.model(sent(mixer, number), At(seat))
+            mixer.model(sent(mixer, number), At(seat))
     assert not mixer._mailbox
 
 
 async def test_models_of_the_far_future_are_refused_and_those_of_the_past_dropped(mixer):
     with pytest.raises(RemoteProtocolError, match=f"a model of round {_ROUNDS_AHEAD + 1} came in round 1"):
-        await mixer.model(sent(mixer, _ROUNDS_AHEAD), At(3))
-    await mixer.model(sent(mixer, -1), At(3))
+        mixer.model(sent(mixer, _ROUNDS_AHEAD), At(3))
+    mixer.model(sent(mixer, -1), At(3))
     assert not mixer._mailbox
 
 

@@ -11,7 +11,7 @@ import pytest
 from p2pfl.errors import LinkClosed, LinkError, LinkSilent, MessageError, RemoteError, RemoteProtocolError
 from p2pfl.link.base import LinkLimits
 from p2pfl.link.memory import MemoryNetwork
-from p2pfl.node.events import HandlerFailed, PeerLost
+from p2pfl.node.events import HandlerFailed, PeerLost, PeerMisbehaved
 from p2pfl.node.peer import Peer
 from p2pfl.node.settings import NodeSettings
 from p2pfl.sim.loop import VirtualLoop
@@ -77,6 +77,65 @@ async def test_each_peer_has_eight_of_its_own() -> None:
         await steps()
         assert role.running == 16
         role.gate.set()
+
+
+class Prompt:
+    """Takes notes at once, and answers pings when it is let."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.heard: list[int] = []
+
+    @Note.handler
+    def note(self, note: Note, peer: Peer) -> None:
+        self.heard.append(note.n)
+        if note.n < 0:
+            raise ValueError("negative")
+        if note.n > 1000:
+            raise RemoteProtocolError("too large")
+
+    @Ping.handler
+    async def ping(self, ask: Ping, peer: Peer) -> Pong:
+        self.heard.append(ask.n)
+        await self.gate.wait()
+        return Pong(ask.n + 1)
+
+
+async def test_an_ordinary_method_is_called_when_the_message_arrives() -> None:
+    far = Prompt()
+    async with linked(far=(far,)) as (a, _):
+        async with asyncio.timeout(1):
+            for n in range(200):  # many times the window: credit comes back
+                await a.peer("b").tell(Note(n))
+        await steps()
+        assert far.heard == list(range(200))
+
+
+async def test_an_ordinary_method_does_not_overtake_what_waits_for_its_turn() -> None:
+    far = Prompt()
+    async with linked(far=(far,)) as (a, _):
+        asks = tasks_of(a.peer("b"), 10)
+        await steps()
+        await a.peer("b").tell(Note(100))
+        await steps()
+        assert far.heard == list(range(8))
+        far.gate.set()
+        await asyncio.wait(asks)
+        await steps()
+        assert far.heard == [*range(10), 100]
+
+
+async def test_an_ordinary_method_that_fails_or_refuses_is_reported() -> None:
+    far = Prompt()
+    async with linked(far=(far,)) as (a, b):
+        events = b.events()
+        for n in (-1, 2000, 5):
+            await a.peer("b").tell(Note(n))
+        await steps()
+        assert far.heard == [-1, 2000, 5]
+        assert b.statistics().handler_failures == 1
+        assert b.statistics().violations == 1
+        assert [type(event) for event in (await anext(events), await anext(events))] == [HandlerFailed, PeerMisbehaved]
 
 
 async def test_a_full_window_of_tells_holds_the_teller_until_handlers_end() -> None:

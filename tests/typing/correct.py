@@ -53,6 +53,15 @@ class Trainer:
         self.over.set()
 
 
+class Mailbox:
+    def __init__(self) -> None:
+        self.updates: list[Update] = []
+
+    @Update.handler
+    def update(self, message: Update, peer: Peer) -> None:
+        self.updates.append(message)
+
+
 class FedAvg:
     def __init__(self, rounds: int, deadline: float, quorum: int, params: Tensors) -> None:
         self.rounds, self.deadline, self.quorum, self.params = rounds, deadline, quorum, params

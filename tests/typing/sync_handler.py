@@ -1,4 +1,4 @@
-"""Handlers are coroutines."""
+"""Who answers a request is a coroutine; a statement can be taken by an ordinary method, which gives nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Grade(Request[Score]):
 
 class Grader:
     @Mean.handler  # E: arg-type
-    def mean(self, message: Mean, peer: Peer) -> None: ...
+    def mean(self, message: Mean, peer: Peer) -> float:
+        return message.value
 
     @Grade.handler  # E: arg-type
     def grade(self, ask: Grade, peer: Peer) -> Score:

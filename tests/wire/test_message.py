@@ -143,13 +143,22 @@ def test_a_subclass_can_drop_a_handler() -> None:
     assert not handlers_of([Deaf()])
 
 
-def test_handlers_must_be_async() -> None:
+def test_who_answers_must_be_async() -> None:
     class Hasty:
-        @Reading.handler  # type: ignore[arg-type]  # the mistake that is tested
+        @Measure.handler  # type: ignore[arg-type]  # the mistake that is tested
+        def measure(self, ask: Measure, peer: object) -> Warmth: ...
+
+    with pytest.raises(MessageError, match=r"Hasty\.measure answers Measure, so it must be `async def`"):
+        handlers_of([Hasty()])
+
+
+def test_a_statement_can_be_taken_by_an_ordinary_method() -> None:
+    class Prompt:
+        @Reading.handler
         def hear(self, message: Reading, peer: object) -> None: ...
 
-    with pytest.raises(MessageError, match=r"Hasty\.hear handles Reading, so it must be `async def`"):
-        handlers_of([Hasty()])
+    role = Prompt()
+    assert handlers_of([role]) == {Reading: role.hear}
 
 
 def test_finding_handlers_runs_no_property() -> None:

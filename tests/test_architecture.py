@@ -48,8 +48,8 @@ BANNED = {
 }  # fmt: skip
 
 PURE_CALLS = {  # at import, a module may make values; it may not do anything
-    "dataclass", "dataclasses.dataclass", "field", "dataclasses.field", "dataclass_transform", "functools.lru_cache", "lru_cache",
-    "TypeVar", "ParamSpec", "Meta", "frozenset", "tuple", "dict", "range", "len", "max", "min", "MappingProxyType",
+    "dataclass", "dataclasses.dataclass", "field", "dataclasses.field", "dataclass_transform",
+    "functools.lru_cache", "lru_cache", "TypeVar", "ParamSpec", "Meta", "frozenset", "tuple", "dict", "range", "len", "max", "min", "MappingProxyType",
     "type", "Path", "re.compile", "Struct", "struct.Struct", "logging.getLogger", "time.get_clock_info",
     "np.dtype", "threading.Lock", "ContextVar", "tyro.conf.arg", "Fraction", "datetime.timedelta",
     "Aead", "Course", "Versions",  # frozen dataclasses of our own

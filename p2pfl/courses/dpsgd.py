@@ -73,6 +73,7 @@ class Mixer:
         self._settings = settings
         self._schedule = schedule
         self._round = 0  # models of this one and of later ones are kept
+        self._row: tuple[Topology | None, dict[int, float]] = (None, {})  # of the last graph, which is often the next
         self._awaited: set[int] = set()  # whose models the present round still waits for
         self._node: Node | None = None
         self._mailbox: defaultdict[int, dict[int, Tensor]] = defaultdict(dict)  # round -> seat -> model
@@ -103,7 +104,7 @@ class Mixer:
 
     def _mix(self, node: Node, round: int, shared: Tensor, heard: dict[int, Tensor]) -> Tensor:
         """sum_j w_ij x_j in the order of the seats; models that are not finite are left out of it, and reported."""
-        row = received_weights(topology_weights(self._schedule.at(round), self._learner.seat), heard)
+        row = received_weights(self._weights(self._schedule.at(round)), heard)
         mixed = shared * own_weight(row)
         for other in sorted(row):
             mixed.add_(heard[other], alpha=row[other])
@@ -115,6 +116,11 @@ class Mixer:
         for other in sorted(set(heard) - set(sound)):
             node.emit(UpdateMissing(round + 1, f"seat {other}", "its model has NaN or infinite numbers"))
         return self._mix(node, round, shared, sound)
+
+    def _weights(self, graph: Topology) -> dict[int, float]:
+        if graph is not self._row[0]:
+            self._row = graph, topology_weights(graph, self._learner.seat)
+        return self._row[1]
 
     async def _gather(self, node: Node, round: int, senders: tuple[int, ...]) -> dict[int, Tensor]:
         box = self._mailbox[round]

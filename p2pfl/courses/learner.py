@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -42,11 +42,11 @@ class Learner:
     shard: Shard | None = None  # the examples of this seat; a coordinator has none
     validation: Shard | None = None  # examples of this seat that it does not train on
     test: Shard | None = None  # the course's test part, where this seat has it
+    schema: Schema = field(init=False)
+    """The tensors that models of this course are sent as."""
 
-    @property
-    def schema(self) -> Schema:
-        """The tensors that models of this course are sent as."""
-        return (TensorSpec("params", "f32", (self.model.layout.numel,)),)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "schema", (TensorSpec("params", "f32", (self.model.layout.numel,)),))
 
     def tensors(self, vector: Tensor) -> Tensors:
         """A vector as it is sent. It is passed by reference: do not write to it afterwards."""

@@ -48,11 +48,11 @@ BANNED = {
 }  # fmt: skip
 
 PURE_CALLS = {  # at import, a module may make values; it may not do anything
-    "dataclass", "dataclasses.dataclass", "field", "dataclasses.field", "dataclass_transform",
-    "functools.lru_cache", "lru_cache", "TypeVar", "ParamSpec", "Meta", "frozenset", "tuple", "dict", "range", "len", "max", "min", "MappingProxyType",
-    "type", "Path", "re.compile", "Struct", "struct.Struct", "logging.getLogger", "time.get_clock_info",
-    "np.dtype", "threading.Lock", "ContextVar", "tyro.conf.arg", "Fraction", "datetime.timedelta",
-    "Aead", "Course", "Versions",  # frozen dataclasses of our own
+    "ContextVar", "Fraction", "MappingProxyType", "Meta", "ParamSpec", "Path", "Struct", "TypeVar", "dataclass",
+    "dataclass_transform", "dataclasses.dataclass", "dataclasses.field", "datetime.timedelta", "dict", "field",
+    "frozenset", "functools.lru_cache", "len", "logging.getLogger", "lru_cache", "max", "min", "np.dtype", "range",
+    "re.compile", "struct.Struct", "threading.Lock", "time.get_clock_info", "tuple", "type", "tyro.conf.arg",
+    "Aead", "Course", "NodeSettings", "SessionLimits", "Versions",  # frozen dataclasses of our own
 }  # fmt: skip
 
 WITHOUT_TESTS = {

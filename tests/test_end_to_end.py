@@ -71,7 +71,8 @@ def simulated(text: str) -> list[str]:
     config = setup.config
     world = World(setup.topology.n, setup.roles, Inline(), config.network, config.devices, config.seed)
     run_virtual(world.run(lambda seconds, seat, event: None))
-    return [model_hash(role.params) for seat in world.seats for role in seat.roles if isinstance(role, HoldsModel)]
+    roles = (role for seat in world.seats.values() for role in seat.roles)
+    return [model_hash(role.params) for role in roles if isinstance(role, HoldsModel)]
 
 
 async def joined(home: Path, *arguments: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,32 @@ from p2pfl.topology.schedule import Schedule
 
 __all__ = ["COMPUTES", "Setup", "build_topology", "make_compute", "prepare", "topology_notes"]
 
+_ALL_AWAKE = 1000  # clients up to which a simulation holds all of them at once, as hosts would
+
 COMPUTES: dict[str, Callable[[], Compute]] = {"inline": Inline, "threads": Threads}
+
+
+class _BySeat(Mapping[int, Shard]):
+    """Shards by the seats that hold them, each made when it is asked for."""
+
+    def __init__(self, seats: Sequence[int], shards: Sequence[Shard]) -> None:
+        self._seats = seats
+        self._shards = shards
+        # A range knows the place of a seat, and need not be written out: there may be a million.
+        self._places = None if isinstance(seats, range) else {seat: place for place, seat in enumerate(seats)}
+
+    def __getitem__(self, seat: int) -> Shard:
+        if self._places is not None:
+            return self._shards[self._places[seat]]
+        if seat not in self._seats:
+            raise KeyError(seat)
+        return self._shards[self._seats.index(seat)]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._seats)
+
+    def __len__(self) -> int:
+        return len(self._seats)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +61,13 @@ class Setup:
     topology: Schedule
     dataset: Dataset
     model: Model
-    shards: dict[int, Shard]
+    shards: Mapping[int, Shard]
+
+    @property
+    def sleepers(self) -> Collection[int]:
+        """Seats whose nodes a simulation makes only while they are needed."""
+        asleep = self.course.sleepers(self.topology.union)
+        return asleep if len(asleep) > _ALL_AWAKE else ()
 
     def learner(self, seat: int, compute: Compute) -> Learner:
         """The learning of one seat."""
@@ -91,7 +122,7 @@ def prepare(config: Config[Any], seat: int | None = None) -> Setup:
     if config.partition.scheme == "own":
         return _own(config, course, topology, [s for s in seats if seat is None or s == seat], seat)
     dataset = load_dataset(config.data, config.seed)
-    shards = dict(zip(seats, partition(dataset, config.partition, len(seats), config.seed), strict=True))
+    shards = _BySeat(seats, partition(dataset, config.partition, len(seats), config.seed))
     return Setup(config, course, topology, dataset, _model(config, dataset), shards)
 
 

@@ -150,8 +150,8 @@ def _role_problems(parts: Sequence[_Part]) -> Iterator[str]:
 def _handler_problems(part: _Part, method: str, kind: Kind) -> Iterator[str]:
     where, signature = f"{part.name}.{method}", signature_of(part.role, method)
     wanted = _reply(kind) if issubclass(kind, Request) else type(None)
-    if not signature.is_async:
-        yield f"{where} handles {kind.tag} and is no coroutine function: write async def"
+    if issubclass(kind, Request) and not signature.is_async:
+        yield f"{where} answers {kind.tag} and is no coroutine function: write async def"
     if signature.message not in (kind, None):
         yield (
             f"{where} handles {kind.tag}, but its parameter is annotated {_shown(signature.message)}: "
@@ -204,7 +204,7 @@ def _load(path_or_name: str) -> ModuleType:
 
 
 def _is_role(value: type) -> bool:
-    return not getattr(value, "_is_protocol", False) and (_runs(value) or next(handled_by(value), None) is not None)
+    return not getattr(value, "_is_protocol", False) and (_runs(value) or bool(handled_by(value)))
 
 
 def _runs(role: type) -> bool:

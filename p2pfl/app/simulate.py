@@ -112,6 +112,7 @@ def simulate(
         setup.config.network,
         setup.config.devices,
         setup.config.seed,
+        setup.sleepers,
     )
     recorder = Recorder(world.wire, 1 if coordinated else setup.topology.n, ended, told)
     clock = [0.0]
@@ -121,7 +122,7 @@ def simulate(
         recorder(seconds, seat, event)
 
     run_virtual(world.run(observe))
-    vectors = [role.params for seat in world.seats for role in seat.roles if isinstance(role, HoldsModel)]
+    vectors = [role.params for seat in world.seats.values() for role in seat.roles if isinstance(role, HoldsModel)]
     params = vectors[0] if coordinated else torch.stack(vectors).mean(0)
     return Outcome(
         params, recorder.rounds, recorder.reason, world.wire.packets, world.wire.bytes, world.wire.trace, clock[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -40,6 +40,8 @@ class Course:
     settings: type
     roles: tuple[type, ...]  # every role that `play` may give, for the check of the message flow
     play: Callable[[Place], tuple[object, ...]]
-    learners: Callable[[Topology], tuple[int, ...]]
+    learners: Callable[[Topology], Sequence[int]]
     family: str  # the topology if none is given
     needs: Callable[[Topology], str | None]  # why the course cannot run on a topology, or None
+    sleepers: Callable[[Topology], Collection[int]] = lambda topology: ()
+    """Seats that only answer what they are asked, and keep nothing in between: a simulation need not hold them."""

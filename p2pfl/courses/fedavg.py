@@ -104,13 +104,12 @@ class Server:
         self.params: Tensor = learner.model.initial
         self._learner = learner
         self._settings = settings
-        self._clients = Clients(tuple(clients), settings.rules, learner)
+        self._clients = Clients(clients, settings.rules, learner)
         self._best = Best(settings)
 
     async def run(self, node: Node) -> None:
         node.agree(self._learner.schema)
-        seats = self._clients.seats
-        await node.meet(seats, at_least=self._settings.min_clients or len(seats))
+        await self._clients.assemble(node, self._settings.min_clients or len(self._clients.seats))
         reason, updates = f"all {self._settings.rounds} rounds are done", 0
         for round in range(self._settings.rounds):
             collected = await self._train(node, round)
@@ -129,7 +128,7 @@ class Server:
 
     async def _finish(self, node: Node, rounds: int) -> None:
         """Give the result to every client; who is cut off at this moment has a little time to come back for it."""
-        message, owed = Finish(rounds, self._learner.tensors(self.params)), set(self._clients.seats)
+        message, owed = Finish(rounds, self._learner.tensors(self.params)), set(self._clients.awake(node))
         with suppress(TimeoutError), node.waiting("clients that were cut off, to give them the result"):
             async with asyncio.timeout(_LINGER_SECONDS):
                 while True:
@@ -243,10 +242,12 @@ def _play(place: Place) -> tuple[object, ...]:
 
 
 def _needs(topology: Topology) -> str | None:
-    hub = set(topology.neighbors(0)) == set(range(1, topology.n))
+    hub = topology.neighbors(0) == tuple(_clients(topology))
     return None if hub else "seat 0, the server, must be linked to every other seat, as in a star"
 
 
-FEDAVG = Course(
-    "fedavg", FedAvgSettings, (Server, Trainer), _play, lambda topology: tuple(range(1, topology.n)), "star", _needs
-)
+def _clients(topology: Topology) -> range:
+    return range(1, topology.n)
+
+
+FEDAVG = Course("fedavg", FedAvgSettings, (Server, Trainer), _play, _clients, "star", _needs, _clients)

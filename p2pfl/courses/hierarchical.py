@@ -54,7 +54,7 @@ class Edge:
         self.params: Tensor = learner.model.initial
         self._learner = learner
         self._edge_rounds = settings.edge_rounds
-        self._clients = Clients(tuple(clients), settings.rules, learner)
+        self._clients = Clients(clients, settings.rules, learner)
         self._server = server
         self._node: Node | None = None
         self._ready = asyncio.Event()
@@ -62,7 +62,7 @@ class Edge:
 
     async def run(self, node: Node) -> None:
         node.agree(self._learner.schema)
-        await node.meet(self._clients.seats)
+        await self._clients.assemble(node, len(self._clients.seats))
         self._node = node
         self._ready.set()
         with node.waiting("the end of the course"):
@@ -96,7 +96,7 @@ class Edge:
     async def finish(self, message: Finish, peer: Peer) -> None:
         node = await self._obey(peer)
         self.params = self._learner.vector(message.params)
-        await node.tell_all(await node.meet(self._clients.seats, at_least=0), message)
+        await node.tell_all(await node.meet(self._clients.awake(node), at_least=0), message)
         self._over.set()
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ from p2pfl.wire.message import Message
 __all__ = ["Clients", "Collected", "RoundRules"]
 
 ReplyT = TypeVar("ReplyT", bound=Message)
+_AT_ONCE = 1000  # clients that are asked together where all are asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,20 +70,37 @@ class Collected:
     loss: float | None
 
 
-@dataclass(frozen=True, slots=True)
 class Clients:
     """The clients of one coordinator, by their seats."""
 
-    seats: tuple[int, ...]
-    rules: RoundRules
-    learner: Learner  # the coordinator's own
+    def __init__(self, seats: Iterable[int], rules: RoundRules, learner: Learner) -> None:
+        """`learner`: the coordinator's own."""
+        self.seats = tuple(seats)
+        self.rules = rules
+        self.learner = learner
+        self._awake: tuple[int, ...] | None = None
+
+    def awake(self, node: Node) -> tuple[int, ...]:
+        """Those that are to be linked all the time. The others sleep until they are called; see Membership.on_call."""
+        if self._awake is None:
+            self._awake = tuple(seat for seat in self.seats if not node.members.on_call(seat))
+        return self._awake
+
+    async def assemble(self, node: Node, at_least: int) -> None:
+        """Wait until so many are there: linked, or asleep."""
+        awake = self.awake(node)
+        await node.meet(awake, at_least=at_least - (len(self.seats) - len(awake)))
 
     async def cohort(self, node: Node, *draw: object) -> list[Peer]:
-        """Whom this round asks, by seat: drawn from those who are linked. Waits while nobody is. `draw` seeds it."""
-        linked = await node.meet(self.seats, at_least=1)
-        rng = Random(seed_of(self.learner.seed, "cohort", *draw))
-        chosen = set(rng.sample(linked, min(self.rules.asked(len(self.seats)), len(linked))))
-        return [peer for peer in linked if peer in chosen]
+        """Whom this round asks, by seat: drawn from those who are there. Waits while nobody is. `draw` seeds it."""
+        await self.assemble(node, at_least=1)
+        order = _shuffled(self.seats, Random(seed_of(self.learner.seed, "cohort", *draw)))
+        there = (seat for seat in order if node.at(seat) or node.members.on_call(seat))
+        return await node.call(islice(there, self.rules.asked(len(self.seats))))
+
+    async def dismiss(self, node: Node, peers: Iterable[Peer]) -> None:
+        """Let those sleep who sleep until they are called."""
+        await node.dismiss(peer for peer in peers if peer.seat is not None and node.members.on_call(peer.seat))
 
     async def train(self, node: Node, cohort: Sequence[Peer], ask: Train) -> Collected:
         """Let the cohort train; the mean of the updates, once there are enough of them or no time is left."""
@@ -102,24 +121,43 @@ class Clients:
                     if mean.count == enough:
                         break
         _report_missing(node, ask.round, replies, late=mean.count < enough)
+        await self.dismiss(node, cohort)
         num_examples = sum(examples for _, examples in losses.values())
         return Collected(mean.value(), mean.count, num_examples, _mean(losses.values()))
 
     async def evaluate(self, node: Node, ask: Evaluate) -> Score:
-        """Let all linked clients evaluate, each on its own examples; the mean weighted by their numbers."""
-        linked = await node.meet(self.seats, at_least=1)
+        """Let all clients evaluate, each on its own examples; the mean weighted by their numbers."""
+        await self.assemble(node, at_least=1)
+        there = (seat for seat in self.seats if node.at(seat) or node.members.on_call(seat))
         scores: list[Score] = []
-        replies = node.ask_all(linked, ask)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self.rules.deadline_seconds or None), replies:
-                async for _, score in replies:
-                    scores.append(score)
-        _report_missing(node, ask.round, replies, late=True)
+        while seats := list(islice(there, _AT_ONCE)):
+            batch = await node.call(seats)
+            scores += await self._scores(node, batch, ask)
+            await self.dismiss(node, batch)
         return Score(
             _mean((score.loss, score.num_examples) for score in scores),
             _mean((score.accuracy, score.num_examples) for score in scores),
             sum(score.num_examples for score in scores),
         )
+
+    async def _scores(self, node: Node, clients: Sequence[Peer], ask: Evaluate) -> list[Score]:
+        scores: list[Score] = []
+        replies = node.ask_all(clients, ask)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.rules.deadline_seconds or None), replies:
+                async for _, score in replies:
+                    scores.append(score)
+        _report_missing(node, ask.round, replies, late=True)
+        return scores
+
+
+def _shuffled(seats: Sequence[int], rng: Random) -> Iterator[int]:
+    """All seats in a random order, at a cost that depends on how many are taken: R. A. Fisher and F. Yates, 1938."""
+    moved: dict[int, int] = {}  # the places that hold another seat by now
+    for left in range(len(seats), 0, -1):
+        place = rng.randrange(left)
+        yield seats[moved.get(place, place)]
+        moved[place] = moved.pop(left - 1, left - 1)
 
 
 def _report_missing(node: Node, round: int, replies: Replies[ReplyT], *, late: bool) -> None:

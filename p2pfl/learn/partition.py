@@ -1,4 +1,4 @@
-"""Dealing a training set to clients: every scheme gives disjoint parts that cover it, the same on every host.
+"""Dealing a training set to clients: every scheme but `bootstrap` gives disjoint parts that cover it.
 
 Schemes draw from a numpy Generator seeded by the course alone, and from the labels; so hosts that hold the same data
 agree on who holds what without exchanging a word.
@@ -6,7 +6,8 @@ agree on who holds what without exchanging a word.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +15,10 @@ import torch
 
 from p2pfl.errors import ConfigError
 from p2pfl.learn.data import Dataset, Shard
-from p2pfl.learn.shift import shift_of_seat
+from p2pfl.learn.shift import Shift, shift_of_seat
 from p2pfl.learn.specs import PartitionSpec
 
-__all__ = ["SCHEMES", "deal", "partition"]
+__all__ = ["SCHEMES", "Shards", "deal", "partition"]
 
 Integers = npt.NDArray[np.int64]
 Parts = list[Integers]
@@ -27,23 +28,72 @@ _STREAM = 3  # a random stream apart from those of other modules
 _DRAWS = 200  # attempts to give every client its least number of examples
 
 
-def partition(dataset: Dataset, spec: PartitionSpec, clients: int, seed: int) -> list[Shard]:
+class Shards(Sequence[Shard]):
+    """The shards of all clients, in the order of seats. A client costs nothing but its rows until it is asked for."""
+
+    def __init__(
+        self, dataset: Dataset, clients: int, rows: Callable[[int], Integers], shift: Callable[[int], Shift | None]
+    ) -> None:
+        """`rows` gives the rows of a client, `shift` what it sees them through."""
+        self._dataset = dataset
+        self._clients = clients
+        self._rows = rows
+        self._shift = shift
+
+    @overload
+    def __getitem__(self, client: int) -> Shard: ...
+
+    @overload
+    def __getitem__(self, client: slice) -> list[Shard]: ...
+
+    def __getitem__(self, client: int | slice) -> Shard | list[Shard]:
+        if isinstance(client, slice):
+            return [self[each] for each in range(self._clients)[client]]
+        client = range(self._clients)[client]
+        return Shard(self._dataset, torch.from_numpy(self._rows(client)), self._shift(client))
+
+    def __len__(self) -> int:
+        return self._clients
+
+    def __repr__(self) -> str:
+        return f"<{self._clients} Shards of {self._dataset.name}>"
+
+
+def partition(dataset: Dataset, spec: PartitionSpec, clients: int, seed: int) -> Shards:
     """One shard per client, in the order of seats.
 
     With `natural`, `clients` may be 0: one client for every natural id that has training examples; with fewer clients
     than ids, ids are dealt whole. Raises ConfigError if the scheme cannot be carried out on this data.
     """
     rows = dataset.train_indices.numpy()
+    shape = dataset.input_shape
+    shift_of_seat(spec, 0, clients, seed, shape)  # to raise now what it raises
+    if spec.scheme == "bootstrap":
+        return Shards(
+            dataset,
+            clients,
+            lambda client: rows[_bootstrap(len(rows), spec, seed, client)],
+            lambda client: shift_of_seat(spec, client, clients, seed, shape),
+        )
     if spec.scheme == "natural":
         labels, clients = _natural_ids(dataset, clients)
     else:
         labels = _labels(dataset, spec)[rows]
     places = deal(labels, spec, clients, seed)
-    shape = dataset.input_shape
-    return [
-        Shard(dataset, torch.from_numpy(rows[part]), shift_of_seat(spec, seat, clients, seed, shape))
-        for seat, part in enumerate(places)
-    ]
+    dealt = rows[np.concatenate(places)]
+    cuts = np.cumsum([0, *map(len, places)])
+    return Shards(
+        dataset,
+        clients,
+        lambda client: dealt[cuts[client] : cuts[client + 1]],
+        lambda client: shift_of_seat(spec, client, clients, seed, shape),
+    )
+
+
+def _bootstrap(examples: int, spec: PartitionSpec, seed: int, client: int) -> Integers:
+    """With replacement, so that there may be more clients than examples."""
+    rng = np.random.default_rng([seed, _STREAM, client])
+    return np.sort(rng.integers(examples, size=spec.examples_per_client))
 
 
 def deal(labels: Integers, spec: PartitionSpec, clients: int, seed: int) -> Parts:

@@ -80,12 +80,15 @@ class PartitionSpec:
 
     scheme: str = "iid"
     """`iid`, `dirichlet` (label skew), `classes` (few classes each), `lognormal` or `power` (quantity skew),
-    `natural` (by the data's own ids), `own` (nothing is dealt: every host has files of its own, and `{seat}` in
+    `natural` (by the data's own ids), `bootstrap` (every client draws its own, with replacement: for any number of
+    clients), `own` (nothing is dealt: every host has files of its own, and `{seat}` in
     data.source stands for its number)."""
     alpha: float = 0.5
     """dirichlet: concentration; small is skewed, large is even."""
     classes_per_client: int = 2
     """classes: the most classes that one client sees."""
+    examples_per_client: int = 20
+    """bootstrap: how many examples each client draws."""
     sigma: float = 1.0
     """lognormal: deviation of the logarithm of the clients' sizes."""
     exponent: float = 1.5
@@ -100,13 +103,14 @@ class PartitionSpec:
     """At the last seat: rotation in degrees, noise as a deviation, scale as a relative change."""
 
     def __post_init__(self) -> None:
-        schemes = ("iid", "dirichlet", "classes", "lognormal", "power", "natural", "own")
+        schemes = ("iid", "dirichlet", "classes", "lognormal", "power", "natural", "bootstrap", "own")
         _choose("partition.scheme", self.scheme, schemes)
         _choose("partition.shift", self.shift, ("none", "rotation", "noise", "scale"))
         _refuse(not 0 <= self.holdout < 1, f"partition.holdout is {self.holdout}; it must lie in [0, 1)")
         _refuse(not self.alpha > 0, f"partition.alpha is {self.alpha}; it must be above 0")
-        few = self.classes_per_client < 1
-        _refuse(few, f"partition.classes_per_client is {self.classes_per_client}; it must be at least 1")
+        for name in ("classes_per_client", "examples_per_client"):
+            value = getattr(self, name)
+            _refuse(value < 1, f"partition.{name} is {value}; it must be at least 1")
         for name in ("sigma", "exponent", "min_examples", "shift_strength"):
             value = getattr(self, name)
             _refuse(not value >= 0, f"partition.{name} is {value}; it must not be negative")

@@ -11,7 +11,7 @@ import hashlib
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
@@ -40,6 +40,7 @@ RECORD_OVERHEAD = 18  # bytes by which a record is longer on a socket: its lengt
 Delay = Callable[[str, str, int], float]
 Lines = Callable[[str, str], Callable[[int], float]]
 Accept = Callable[[Link], None]
+Wake = Callable[[str], Awaitable[None]]
 
 
 class MemoryNetwork:
@@ -48,13 +49,19 @@ class MemoryNetwork:
     `delay(source, destination, bytes)` gives the seconds from sending to arrival; a packet never overtakes an earlier
     one of its link. Without a delay a packet arrives in the next turn of the loop. `lines(source, destination)` gives
     the same as a function of bytes, once for each direction of a link: for a network that keeps something there.
+    `wake(name)` is awaited when somebody dials a name at which nobody listens; it may change that.
     """
 
     def __init__(
-        self, delay: Delay | None = None, limits: LinkLimits | None = None, lines: Lines | None = None
+        self,
+        delay: Delay | None = None,
+        limits: LinkLimits | None = None,
+        lines: Lines | None = None,
+        wake: Wake | None = None,
     ) -> None:
         self._lines = lines if lines is not None else None if delay is None else partial(partial, delay)
         self.limits = limits or LinkLimits()
+        self.wake = wake
         self.doors: dict[str, MemoryListener] = {}
         self.links: dict[frozenset[str], list[MemoryLink]] = {}  # pair of peer ids -> both ends of its open links
         self.partitions: set[frozenset[str]] = set()  # pairs between which nothing passes
@@ -141,6 +148,9 @@ class MemoryTransport:
         """Link to whoever listens at the address; see Transport."""
         name = _name(address)
         door = self.network.doors.get(name)
+        if door is None and self.network.wake is not None:
+            await self.network.wake(name)
+            door = self.network.doors.get(name)
         if door is None:
             raise PeerUnreachable(f"nobody listens at memory:{name}: listen there first, or correct the name")
         answering = door.transport.peer_id

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from p2pfl.errors import LinkError
+from p2pfl.node.events import PeerUnreached
+
 if TYPE_CHECKING:
+    from p2pfl.node.membership import Member
     from p2pfl.node.node import Node
     from p2pfl.node.peer import Peer
+    from p2pfl.node.peers import Peers
 
-__all__ = ["linked", "meet", "missing_seats"]
+__all__ = ["call", "dismiss", "linked", "meet", "missing_seats"]
 
 
 async def linked(node: Node, at_least: int) -> list[Peer]:
@@ -34,6 +41,39 @@ async def meet(node: Node, seats: Iterable[int], at_least: int | None) -> list[P
             missing = [seat for seat in wanted if seat not in found]
             reword(missing_seats(node, missing, enough - len(found)))
             await node.change()
+
+
+async def call(node: Node, seats: Iterable[int]) -> list[Peer]:
+    """See Node.call."""
+    wanted = sorted(set(seats))
+    async with asyncio.TaskGroup() as group:
+        for seat in wanted:
+            if node.at(seat) is None and (member := node.members.at(seat)) is not None:
+                group.create_task(_dial(node, member))
+    return [peer for seat in wanted if (peer := node.at(seat)) is not None]
+
+
+async def _dial(node: Node, member: Member) -> None:
+    for address in member.addresses:
+        try:
+            link = await node.transport.dial(address, member.id)
+        except LinkError as error:
+            node.emit(PeerUnreached(address, str(error), math.inf))
+        else:
+            node.accept(link)
+            return
+
+
+async def dismiss(node: Node, known: Peers, peers: Iterable[Peer]) -> None:
+    """See Node.dismiss."""
+    leaving = list(peers)
+    async with asyncio.TaskGroup() as group:
+        for peer in leaving:
+            for connection in peer.connections:
+                group.create_task(connection.link.close())
+    await asyncio.sleep(0)  # the ends of links are told in the next turn of the loop
+    for peer in leaving:
+        known.forget(peer)
 
 
 def missing_seats(node: Node, seats: Sequence[int], needed: int) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from p2pfl.node.peer import Peer
 from p2pfl.wire.message import Message
 
-__all__ = ["MOST_CHARACTERS", "MOST_RECORDS", "Directory", "Member", "Membership", "Roster"]
+__all__ = ["MOST_CHARACTERS", "MOST_RECORDS", "Member", "Membership", "Roster", "Spread"]
 
 MOST_RECORDS = 25  # in one message: of the largest members, they still fit a head
 _MOST_MEMBERS = 10_000
@@ -23,6 +23,7 @@ MOST_CHARACTERS = 200  # of a name, an id, an address
 _MOST_VERSION = 1 << 62
 
 Spread = Callable[[Collection[str], "Peer | None"], None]
+"""Passes the records of some ids on to all peers but one."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,10 @@ class Membership:
         peer_id = self._by_seat.get(seat)
         return None if peer_id is None else self._table[peer_id]
 
+    def on_call(self, seat: int) -> bool:
+        """Whether who sits there sleeps until it is dialled, and need not be linked to take part."""
+        return False
+
     def __iter__(self) -> Iterator[Member]:
         return iter(self._table.values())
 
@@ -140,29 +145,3 @@ class Membership:
 
     def _sits(self, member: Member) -> bool:
         return member.seat is not None and self._by_seat.get(member.seat) == member.id
-
-
-class Directory:
-    """A table that all nodes of one process share: everybody is known from the start."""
-
-    def __init__(self, members: Iterable[Member]) -> None:
-        self.table = {member.id: member for member in members}
-        self.by_seat = {member.seat: member.id for member in self.table.values() if member.seat is not None}
-
-    def membership(self, peer_id: str) -> Membership:
-        """The membership of one of the nodes."""
-        return _Listed(self, peer_id)
-
-
-class _Listed(Membership):
-    """One node's view of a Directory. There is nothing to gossip about."""
-
-    def __init__(self, directory: Directory, peer_id: str) -> None:
-        super().__init__(directory.table[peer_id])
-        self._table, self._by_seat = directory.table, directory.by_seat
-
-    def bind(self, changed: Callable[[], None], spread: Spread) -> None:
-        super().bind(changed, lambda ids, source: None)
-
-    def greeting(self) -> Collection[str]:
-        return ()

@@ -24,14 +24,15 @@ from p2pfl.node.events import (
     PeerRefused,
 )  # fmt: skip
 from p2pfl.node.gossip import Gossip
-from p2pfl.node.meeting import linked, meet
+from p2pfl.node.meeting import call, dismiss, linked, meet
 from p2pfl.node.membership import MOST_CHARACTERS, Member, Membership
 from p2pfl.node.parting import part
 from p2pfl.node.peer import Peer, tell_all
+from p2pfl.node.peers import Peers
 from p2pfl.node.playing import Stage
 from p2pfl.node.replies import Replies
 from p2pfl.node.settings import NodeSettings
-from p2pfl.node.statistics import NodeStatistics, summed
+from p2pfl.node.statistics import NodeStatistics
 from p2pfl.node.waits import Change, Waits
 from p2pfl.wire.codec import encode
 from p2pfl.wire.message import Message, Request
@@ -88,7 +89,7 @@ class Node:
         self._listen = (listen,) if isinstance(listen, str) else tuple(listen)
         self._dial = tuple(peers)
         self._listeners: list[Listener] = []
-        self._peers: dict[str, Peer] = {}
+        self._peers = Peers(self)
         self._dialler = Dialler(self, random.Random(self.id))
         self._gossip = Gossip(self)
         self.members.bind(self.stir, self._gossip.spread)
@@ -96,9 +97,8 @@ class Node:
         self._observers: dict[Observer, None] = {}
         self._change = Change()
         self._tasks: set[asyncio.Task[None]] = set()  # of the node itself
-        self._stage = Stage()
         self._orphans: set[asyncio.Task[None]] = set()  # handlers of links that have ended
-        self._open = False
+        self._stage, self._open = Stage(), False
         self._stopping = asyncio.Event()
         self._end: asyncio.Task[None] | None = None
         self._violations = 0
@@ -122,7 +122,7 @@ class Node:
         if self._open or self._stopping.is_set():
             raise UserError("a node can be entered once: make another")
         self._open = True
-        self.transport.refused = self._refused
+        self.transport.refused = lambda address, error: self.emit(PeerRefused(address, str(error)))
         try:
             for address in self._listen:
                 self._listeners.append(await self.transport.listen(address, self.accept))
@@ -171,7 +171,7 @@ class Node:
             await asyncio.shield(self._end)
 
     async def _shut_down(self) -> None:
-        connections = [connection for peer in self._peers.values() for connection in peer.connections]
+        connections = [connection for peer in self._peers for connection in peer.connections]
         ending = [*self._dialler.cancel(), *self._stage.clear()]
         try:
             await part(self._listeners, connections, self._orphans, ending, self.settings)
@@ -213,25 +213,21 @@ class Node:
     @property
     def peers(self) -> list[Peer]:
         """The peers that are linked now, by seat, then by id."""
-        linked = (peer for peer in self._peers.values() if peer.connected)
-        return sorted(linked, key=lambda peer: (peer.seat is None, peer.seat, peer.id))
+        return self._peers.linked
 
     def peer(self, peer_id: str) -> Peer:
         """The peer of that id, linked or not."""
-        if peer_id not in self._peers:
-            self._peers[peer_id] = Peer(self, peer_id)
-        return self._peers[peer_id]
+        return self._peers.of(peer_id)
 
     def at(self, seat: int) -> Peer | None:
         """The linked peer in that seat."""
-        member = self.members.at(seat)
-        peer = self._peers.get(member.id) if member else None
+        peer = self._peers.at(seat)
         return peer if peer is not None and peer.connected else None
 
     def hears(self, seat: int) -> bool:
         """Whether something may still come from who sits there; see `Peer.audible`."""
-        member = self.members.at(seat)
-        return member is not None and member.id in self._peers and self._peers[member.id].audible
+        peer = self._peers.at(seat)
+        return peer is not None and peer.audible
 
     def want(self, seats: Iterable[int]) -> None:
         """Keep links to those who sit there, as far as they are known and can be dialled."""
@@ -250,6 +246,14 @@ class Node:
         """
         return await meet(self, seats, at_least)
 
+    async def call(self, seats: Iterable[int]) -> list[Peer]:
+        """Link to those who sit there, by one attempt each: who is linked then, by seat. See `dismiss`."""
+        return await call(self, seats)
+
+    async def dismiss(self, peers: Iterable[Peer]) -> None:
+        """End the links to peers that are needed no more, and forget the peers."""
+        await dismiss(self, self._peers, peers)
+
     def ask_all(self, peers: Iterable[Peer], request: Request[ReplyT]) -> Replies[ReplyT]:
         """Ask many at once; the request is encoded once. See Replies."""
         return Replies(self, peers, request)
@@ -263,8 +267,7 @@ class Node:
 
     def statistics(self) -> NodeStatistics:
         """Counts so far."""
-        counts = summed(peer.counts() for peer in self._peers.values())
-        return NodeStatistics.of(counts, len(self.peers), self.dispatch.failures, self._violations)
+        return NodeStatistics.of(self._peers.counts(), len(self.peers), self.dispatch.failures, self._violations)
 
     def accept(self, link: Link) -> None:
         """Take a link that a transport has made."""
@@ -274,7 +277,7 @@ class Node:
             self.peer(link.remote).attach(link)
         except LinkRefused as error:
             link.abort(error)
-            self._refused(link.remote, error)
+            self.emit(PeerRefused(link.remote, str(error)))
 
     # -- events ----------------------------------------------------------------------------------------------------
 
@@ -342,9 +345,6 @@ class Node:
     def watch_waits(self) -> None:
         """Something is being asked: see after a while whether it has been answered."""
         self._waits.watch()
-
-    def _refused(self, address: str, error: LinkError) -> None:
-        self.emit(PeerRefused(address, str(error)))
 
     def __repr__(self) -> str:
         seat = "" if self.seat is None else f" seat {self.seat}"

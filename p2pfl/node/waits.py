@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -38,9 +38,9 @@ class Change:
 class Waits:
     """Waits that roles declare, and asks whose answers have not come. One timer serves all, while there are any."""
 
-    def __init__(self, node: Node, peers: Mapping[str, Peer]) -> None:
+    def __init__(self, node: Node, peers: Iterable[Peer]) -> None:
         self._node = node
-        self._peers = peers  # all that there ever were
+        self._peers = peers
         self._declared: dict[object, tuple[str, float]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
@@ -76,7 +76,7 @@ class Waits:
     def now(self) -> list[tuple[str, float]]:
         """All that is waited for at this moment, and since when on the loop's clock."""
         asked: dict[str, tuple[list[str], float]] = {}
-        for peer in self._peers.values():
+        for peer in self._peers:
             for connection in peer.connections:
                 for tag, since in connection.open_asks():
                     names, first = asked.get(tag, ([], since))

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from p2pfl.compute.job import Compute
 from p2pfl.link.memory import MemoryNetwork
-from p2pfl.node.events import Event
-from p2pfl.node.membership import Directory, Member
+from p2pfl.node.events import Event, PeerLost
 from p2pfl.node.node import Node
 from p2pfl.node.settings import NodeSettings
 from p2pfl.sim.backlog import Backlog
 from p2pfl.sim.devices import Device, DeviceSpec
 from p2pfl.sim.loop import Stalled
 from p2pfl.sim.network import Network, NetworkSpec
+from p2pfl.sim.register import Register
 from p2pfl.wire.session import SessionLimits
 
 __all__ = ["Observer", "Seat", "World"]
 
 Observer = Callable[[float, int, Event], None]
 """Told of every event: seconds of virtual time, seat, event."""
+
+# A link of this network ends visibly or never, and we watch for stalls: no pings, no reports.
+_SETTINGS = NodeSettings(SessionLimits(silence_seconds=math.inf), report_seconds=math.inf)
 
 
 @dataclass(slots=True)
@@ -32,6 +35,7 @@ class Seat:
     node: Node
     roles: tuple[object, ...]
     device: Device
+    life: asyncio.Task[None] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -62,61 +66,100 @@ class World:
     network: NetworkSpec = field(default_factory=NetworkSpec)
     devices: DeviceSpec = field(default_factory=DeviceSpec)
     seed: int = 0
+    sleepers: Collection[int] = ()
+    """Seats whose nodes are made when somebody dials them, and are gone when their last link has ended. A million of
+    them cost nothing. They have no state from one waking to the next."""
     patience_seconds: float = 21_600.0
     """Nothing sent and nothing computed for so long on the virtual clock: the run is stalled. Lost peers are redialled
     for ever, so the loop alone would not notice."""
-    seats: list[Seat] = field(default_factory=list, init=False)
+    seats: dict[int, Seat] = field(default_factory=dict, init=False)
     wire: Network = field(init=False)
+    _memory: MemoryNetwork = field(init=False)
+    _register: Register = field(init=False)
+    _backlog: Backlog = field(init=False)
+    _group: asyncio.TaskGroup = field(init=False)
+    _observe: Observer = field(init=False)
+    _ending: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.wire = Network(self.network, self.seed)
+        self._memory = MemoryNetwork(lines=self.wire.line, wake=self._wake)
+        self._register = Register(self.n, self.sleepers)
+        self._backlog = Backlog(self.compute)
+        self._group = asyncio.TaskGroup()
 
     async def run(self, observe: Observer) -> None:
         """Enter all nodes, let them play to the end, and stop them. The first error of a role ends it all."""
-        self._fill_seats(observe)
+        self._observe = observe
         try:
-            for seat in self.seats:
+            residents = [self._make(seat) for seat in range(self.n) if seat not in self.sleepers]
+            for seat in residents:
                 await seat.node.__aenter__()
-            async with asyncio.TaskGroup() as group:
-                watch = group.create_task(self._watch())
-                await asyncio.wait([group.create_task(_live(seat.node)) for seat in self.seats])
+            async with self._group:
+                watch = self._group.create_task(self._watch())
+                await asyncio.wait([self._begin(seat) for seat in residents])
                 watch.cancel()
+                self._ending = True
+                for seat in tuple(self.seats.values()):  # of those that sleep, too, if they are awake
+                    await seat.node.stop()
         except BaseExceptionGroup as errors:
             raise _first(errors) from None  # the others are its consequences
         finally:
-            for seat in self.seats:
+            self._ending = True
+            for seat in tuple(self.seats.values()):
                 await seat.node.stop()
+
+    def waits(self) -> list[str]:
+        """What each node waits for at this moment. Call it on the running loop."""
+        return [f"seat {number}: {what}" for number, seat in self.seats.items() for what, _ in seat.node.waits()]
 
     async def _watch(self) -> None:
         while True:
             before = self.wire.packets
             await asyncio.sleep(self.patience_seconds)
-            if self.wire.packets == before and not any(seat.device.busy for seat in self.seats):
+            if self.wire.packets == before and not any(seat.device.busy for seat in self.seats.values()):
                 waits = self.waits()
                 shown = "; ".join(waits[:5]) + (f" and {len(waits) - 5} more" if len(waits) > 5 else "")
                 raise Stalled(f"nothing happened for {self.patience_seconds:.0f} virtual seconds: {shown}")
 
-    def _fill_seats(self, observe: Observer) -> None:
-        loop = asyncio.get_running_loop()
-        backlog = Backlog(self.compute)
-        memory = MemoryNetwork(lines=self.wire.line)
-        ids = [f"seat{number:06d}" for number in range(self.n)]
-        directory = Directory(
-            Member(peer_id, f"seat {number}", (f"memory:{peer_id}",), number) for number, peer_id in enumerate(ids)
-        )
-        # A link of this network ends visibly or never, and we watch for stalls: no pings, no reports.
-        settings = NodeSettings(SessionLimits(silence_seconds=math.inf), report_seconds=math.inf)
-        for number, peer_id in enumerate(ids):
-            device = Device(self.devices, self.seed, number, backlog)
-            roles = tuple(self.play(number, device))
-            members = directory.membership(peer_id)
-            node = Node(*roles, transport=memory.transport(peer_id), listen=peer_id, members=members, settings=settings)
-            node.observe(_Tap(number, observe, loop))
-            self.seats.append(Seat(node, roles, device))
+    def _make(self, number: int) -> Seat:
+        device = Device(self.devices, self.seed, number, self._backlog)
+        roles = tuple(self.play(number, device))
+        members = self._register.membership(number)
+        peer_id = members.own.id
+        transport = self._memory.transport(peer_id)
+        node = Node(*roles, transport=transport, listen=peer_id, members=members, settings=_SETTINGS)
+        node.observe(_Tap(number, self._seen, asyncio.get_running_loop()))
+        self.seats[number] = Seat(node, roles, device)
+        return self.seats[number]
 
-    def waits(self) -> list[str]:
-        """What each node waits for at this moment. Call it on the running loop."""
-        return [f"seat {number}: {what}" for number, seat in enumerate(self.seats) for what, _ in seat.node.waits()]
+    def _begin(self, seat: Seat) -> asyncio.Task[None]:
+        seat.life = self._group.create_task(_live(seat.node))
+        return seat.life
+
+    def _seen(self, seconds: float, number: int, event: Event) -> None:
+        self._observe(seconds, number, event)
+        if isinstance(event, PeerLost) and number in self.sleepers and not self._ending:
+            seat = self.seats[number]
+            if not seat.node.peers:
+                self._group.create_task(self._lull(number, seat))
+
+    async def _wake(self, peer_id: str) -> None:
+        """Somebody dials a node that does not listen: if it is one that sleeps, it is made now."""
+        number = self._register.seat_of(peer_id)
+        if number not in self.sleepers:
+            return
+        if (falling_asleep := self.seats.get(number)) is not None and falling_asleep.life is not None:
+            await asyncio.wait([falling_asleep.life])
+        seat = self._make(number)
+        await seat.node.__aenter__()
+        self._begin(seat)
+
+    async def _lull(self, number: int, seat: Seat) -> None:
+        await seat.node.stop()
+        if self.seats.get(number) is seat:  # nobody has woken it anew
+            del self.seats[number]
+            self._register.drop(number)
 
 
 async def _live(node: Node) -> None:

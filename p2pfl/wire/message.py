@@ -20,6 +20,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform, get_args, get_origin, overload
 
 from p2pfl.errors import MessageError
@@ -114,7 +115,7 @@ def handlers_of(roles: Iterable[object]) -> Handlers:
     """
     found: dict[type[Message], Handler] = {}
     for role in roles:
-        for name, kind in handled_by(type(role)):
+        for name, kind in handled_by(type(role)):  # type: ignore[arg-type]  # a class is hashable whatever it holds
             if kind in found:
                 first = found[kind].__qualname__
                 raise MessageError(f"{kind.tag} has two handlers: {first} and {_qualified(role, name)}")
@@ -125,12 +126,12 @@ def handlers_of(roles: Iterable[object]) -> Handlers:
     return found
 
 
-def handled_by(role: type) -> Iterator[tuple[str, type[Message]]]:
+@lru_cache(maxsize=1024)
+def handled_by(role: type) -> tuple[tuple[str, type[Message]], ...]:
     """Names of the handlers that a role's class has, inherited ones included, and the message type of each."""
-    for name in dict.fromkeys(name for cls in reversed(role.__mro__) for name in vars(cls)):
-        kind = getattr(inspect.getattr_static(role, name), _MARK, None)
-        if kind is not None:
-            yield name, kind
+    names = dict.fromkeys(name for cls in reversed(role.__mro__) for name in vars(cls))
+    kinds = ((name, getattr(inspect.getattr_static(role, name), _MARK, None)) for name in names)
+    return tuple((name, kind) for name, kind in kinds if kind is not None)
 
 
 def _qualified(role: object, name: str) -> str:

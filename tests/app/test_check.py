@@ -181,10 +181,18 @@ def test_wrong_parameter() -> None:
 
 def test_no_coroutine() -> None:
     class Hasty(Trainer):
+        @Train.handler  # type: ignore[arg-type]  # the mistake that is tested
+        def train(self, ask: Train, peer: Peer) -> Update: ...
+
+    assert problem(Server, Hasty) == "Hasty.train answers Train and is no coroutine function: write async def"
+
+
+def test_a_statement_can_be_taken_by_an_ordinary_method() -> None:
+    class Prompt(Trainer):
         @Finish.handler
         def finish(self, message: Finish, peer: Peer) -> None: ...
 
-    assert problem(Server, Hasty) == "Hasty.finish handles Finish and is no coroutine function: write async def"
+    assert not check_roles("test", (Server, Prompt)).problems
 
 
 def test_no_run() -> None:

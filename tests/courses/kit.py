@@ -90,7 +90,8 @@ class Played:
     @property
     def params(self) -> list[Tensor]:
         """The models that the seats ended with, by seat."""
-        return [role.params for seat in self.world.seats for role in seat.roles if isinstance(role, HoldsModel)]
+        roles = (role for seat in self.world.seats.values() for role in seat.roles)
+        return [role.params for role in roles if isinstance(role, HoldsModel)]
 
     @property
     def bytes(self) -> bytes:
@@ -154,12 +155,12 @@ def _ends(played: Played) -> None:
     counted = [found for found in rounds.values() if found]
     assert counted and all(found == list(range(1, played.settings.rounds + 1)) for found in counted)
     assert not played.missing
-    assert not any(node.node.statistics().violations for node in played.world.seats)
-    assert not any(node.node.statistics().handler_failures for node in played.world.seats)
+    assert not any(node.node.statistics().violations for node in played.world.seats.values())
+    assert not any(node.node.statistics().handler_failures for node in played.world.seats.values())
 
 
 def _everybody_holds_a_model(played: Played) -> None:
-    for seat in played.world.seats:
+    for seat in played.world.seats.values():
         assert all(isinstance(role, played.course.roles) for role in seat.roles)
     assert len(played.params) == played.topology.n
     for params in played.params:

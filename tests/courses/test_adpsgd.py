@@ -1,5 +1,6 @@
 import asyncio
 import math
+from dataclasses import fields
 from itertools import pairwise
 
 import pytest
@@ -54,7 +55,7 @@ def test_the_mean_stays_whatever_is_under_way(topology, network):
     x = scattered(played)
     played.play()
     torch.testing.assert_close(ends(played).mean(0), x.mean(0), rtol=0, atol=2e-6)
-    exchanges = sum(role.exchanges for seat in played.world.seats for role in seat.roles)
+    exchanges = sum(role.exchanges for seat in played.world.seats.values() for role in seat.roles)
     assert exchanges == 4 * topology.n
     assert not played.missing
 
@@ -91,7 +92,7 @@ def test_steps_made_while_a_neighbour_averages_stay():
                 steps.append(fitted.params.double() - params.double())
                 return fitted
 
-        roles[0]._learner = Watched(*(getattr(learner, name) for name in learner.__slots__))
+        roles[0]._learner = Watched(*(getattr(learner, item.name) for item in fields(learner) if item.init))
         return roles
 
     played.recast = recast

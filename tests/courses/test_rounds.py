@@ -1,12 +1,15 @@
 import doctest
 import math
+from collections import Counter
+from itertools import islice
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import p2pfl.courses.rounds
-from p2pfl.courses.rounds import RoundRules, _mean
+from p2pfl.courses.rounds import RoundRules, _mean, _shuffled
 
 
 @pytest.mark.parametrize(
@@ -53,3 +56,22 @@ def test_the_mean_of_what_is_there_is_the_same_in_any_order(weighted, random):
 
 def test_the_docstrings_are_true():
     assert doctest.testmod(p2pfl.courses.rounds).failed == 0
+
+
+@given(st.integers(0, 60), st.integers(0, 2**32), st.integers(0, 60))
+def test_a_draw_is_a_permutation_and_the_same_however_far_it_is_read(clients, seed, read):
+    seats = range(100, 100 + clients)
+    whole = list(_shuffled(seats, Random(seed)))
+    assert sorted(whole) == list(seats)
+    assert list(islice(_shuffled(seats, Random(seed)), read)) == whole[:read]
+
+
+def test_a_draw_from_millions_costs_what_is_read_of_it():
+    drawn = list(islice(_shuffled(range(10**9), Random(1)), 100))
+    assert len(set(drawn)) == 100
+    assert sum(drawn) / 100 == pytest.approx(5e8, rel=0.2)
+
+
+def test_every_place_is_as_likely_as_any_other():
+    counts = Counter(next(_shuffled(range(5), Random(seed))) for seed in range(5000))
+    assert all(abs(count - 1000) < 150 for count in counts.values())

@@ -153,3 +153,26 @@ def test_a_registered_client_costs_its_indices_only() -> None:
     digits = load_dataset(DataSpec())
     shards = partition(digits, PartitionSpec(), 1000, 0)
     assert all(shard.dataset is digits for shard in shards)
+
+
+def test_a_bootstrap_gives_each_client_its_own_draw_of_any_size() -> None:
+    digits = load_dataset(DataSpec())
+    spec = PartitionSpec(scheme="bootstrap", examples_per_client=15)
+    shards = partition(digits, spec, 1_000_000, seed=3)
+    assert len(shards) == 1_000_000
+    assert len(shards[999_999]) == 15
+    assert torch.equal(shards[7].indices, partition(digits, spec, 8, seed=3)[7].indices), "more clients change nothing"
+    assert not torch.equal(shards[7].indices, shards[8].indices)
+    assert not torch.equal(shards[7].indices, partition(digits, spec, 8, seed=4)[7].indices)
+    assert set(shards[7].indices.tolist()) <= set(digits.train_indices.tolist())
+
+
+def test_shards_are_a_sequence() -> None:
+    digits = load_dataset(DataSpec())
+    shards = partition(digits, PartitionSpec(), 4, 0)
+    assert [len(shard) for shard in shards] == [len(shards[at]) for at in range(4)]
+    assert torch.equal(shards[-1].indices, shards[3].indices)
+    assert [len(shard) for shard in shards[1:3]] == [len(shards[1]), len(shards[2])]
+    with pytest.raises(IndexError):
+        shards[4]
+    assert repr(shards) == "<4 Shards of digits>"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pfl.errors import RemoteProtocolError
-from p2pfl.node.membership import MOST_RECORDS, Directory, Member, Membership, Roster
+from p2pfl.node.membership import MOST_RECORDS, Member, Membership, Roster
 from p2pfl.node.peer import Peer
 from p2pfl.wire.codec import Incoming, decode, encode, pack, unpack
 
@@ -127,19 +127,3 @@ def test_the_largest_roster_fits_a_head() -> None:
     assert len(encode(Roster([worst] * MOST_RECORDS)).json) < 255 * 1024
     with pytest.raises(ValueError, match="over the limit"):
         Roster([worst] * (MOST_RECORDS + 1))
-
-
-async def test_a_directory_is_one_table_for_all() -> None:
-    directory = Directory(Member(f"n{seat}", addresses=(f"memory:n{seat}",), seat=seat) for seat in range(3))
-    views = [directory.membership(f"n{seat}") for seat in range(3)]
-    told: list[Collection[str]] = []
-    for view in views:
-        view.bind(lambda: None, lambda ids, source: told.append(ids))
-        assert [member.id for member in view] == ["n0", "n1", "n2"]
-        assert not view.greeting()
-    await views[1].announce(addresses=("memory:moved",))
-    member = views[2].at(1)
-    assert member is not None
-    assert member.addresses == ("memory:moved",)
-    assert views[1].own == member
-    assert not told

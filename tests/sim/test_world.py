@@ -90,7 +90,7 @@ def test_the_first_error_of_a_role_ends_it_all_and_is_raised_as_it_is(roles):
     with pytest.raises(LookupError, match="seat 1 has lost its way") as caught:
         run_virtual(world.run(nothing))
     assert caught.traceback[-1].name == "run"
-    for seat in world.seats:
+    for seat in world.seats.values():
         assert all(role.ended for role in seat.roles if isinstance(role, Cleans))
         assert not seat.node.peers
 
@@ -213,3 +213,73 @@ def test_two_processes_play_the_same_to_the_last_bit_and_another_seed_something_
     assert len(first) == 6
     digests = [line.split()[2:] for line in first]
     assert len({trace for trace, _ in digests}) == len({models for _, models in digests}) == 6
+
+
+class Caller:
+    """Asks a few of those who sleep, again and again."""
+
+    def __init__(self, calls, asks=1):
+        self.calls, self.asks = calls, asks
+        self.answers = []
+        self.awake = []
+
+    async def run(self, node):
+        for seats in self.calls:
+            peers = await node.call(seats)
+            for peer in peers:
+                for _ in range(self.asks):
+                    self.answers.append((peer.seat, (await peer.ask(Ping("hello"))).text))
+            self.awake.append(sorted(world_of[self].seats))
+            await node.dismiss(peers)
+
+
+class Sleeper:
+    async def run(self, node):
+        await asyncio.sleep(10**6)
+
+    @Ping.handler
+    async def ping(self, ask: Ping, peer) -> Pong:
+        return Pong(f"{ask.text} from {peer.seat}")
+
+
+world_of: dict[Caller, World] = {}
+
+
+def called(calls, n=1_000_000, latency_ms=20.0):
+    caller = Caller(calls)
+    world = World(
+        n, lambda seat, compute: (Sleeper() if seat else caller,), Inline(), NetworkSpec(latency_ms=latency_ms),
+        sleepers=range(1, n),
+    )  # fmt: skip
+    world_of[caller] = world
+    events: list[tuple[float, int, Event]] = []
+    run_virtual(world.run(lambda *event: events.append(event)))
+    return caller, world, events
+
+
+@pytest.mark.parametrize("latency_ms", [0.0, 20.0])
+def test_a_million_nodes_sleep_until_they_are_called(latency_ms):
+    calls = [[5, 999_999], [7], [5, 7], [5], [5]]
+    caller, world, _ = called(calls, latency_ms=latency_ms)
+    assert caller.answers == [(seat, "hello from 0") for seats in calls for seat in seats]
+    assert caller.awake == [[0, *seats] for seats in calls], "who was not called is not there, and goes to sleep again"
+    assert sorted(world.seats) == [0]
+    assert world.seats[0].node.statistics().peers == 0
+    assert len(world._register._made) < 5
+
+
+def test_an_error_of_one_who_was_woken_ends_the_run():
+    class Fails(Sleeper):
+        async def run(self, node):
+            raise LookupError("bad dreams")
+
+    caller = Caller([[1]])
+    world = World(3, lambda seat, compute: (Fails() if seat else caller,), Inline(), sleepers=range(1, 3))
+    world_of[caller] = world
+    with pytest.raises(LookupError, match="bad dreams"):
+        run_virtual(world.run(nothing))
+
+
+def test_calls_are_as_reproducible_as_all_else():
+    first, second = (called([[3, 4], [4]])[1].wire.trace for _ in range(2))
+    assert first == second != called([[3, 4], [5]])[1].wire.trace

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
-from p2pfl.errors import ConfigError, LinkError, LinkRefused, UserError
+from p2pfl.errors import ConfigError, LinkRefused, UserError
 from p2pfl.link.base import Link, Listener, Mountable, Transport
 from p2pfl.node.dialing import Dialler
 from p2pfl.node.dispatch import Dispatch

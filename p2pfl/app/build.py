@@ -79,9 +79,10 @@ class Setup:
             seat, self.config.seed, self.model, self.config.train, compute, shard, validation, self.dataset.test
         )
 
-    def roles(self, seat: int, compute: Compute) -> tuple[object, ...]:
-        """The roles of one seat."""
-        return self.course.play(Place(seat, self.topology, self.learner(seat, compute), self.config.course))
+    def roles(self, seat: int, compute: Compute, stop: int | None = None) -> tuple[object, ...]:
+        """The roles of one seat. `stop`: the round, from 0, before which they pause."""
+        place = Place(seat, self.topology, self.learner(seat, compute), self.config.course, stop)
+        return self.course.play(place)
 
 
 def make_compute(name: str) -> Compute:

@@ -74,7 +74,9 @@ class Config(Generic[SettingsT]):
 
 
 def load_config(path: Path) -> Config[Any]:
-    """Read a course file: TOML, or the course.json of a run. Raises ConfigError naming file, field and mend."""
+    """Read a course file: TOML, or the course.json of a run, or a run's folder. ConfigError names file, field, mend."""
+    if path.is_dir():
+        path = path / "course.json"
     try:
         given = _read(path)
     except FileNotFoundError:

@@ -4,6 +4,7 @@ runs/fedavg-1a2b3c-20260102-030405/
     course.json          what was run, with all defaults; `p2pfl simulate` takes it back
     metrics.jsonl        one object per round
     log.txt              one line per event
+    checkpoint.safetensors    the last checkpoint, if any were asked for; `--resume` goes on from it
     model.safetensors    the final model by parameter names
     report.json          figures of the whole run, with the model's hash
 """
@@ -14,7 +15,7 @@ import hashlib
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Literal, Self, TextIO
 
 import orjson
 from safetensors.torch import save
@@ -40,15 +41,34 @@ class RunFolder:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         wanted = name or f"{config.course.name}-{course_hash(config)[:6]}-{stamp}"
         self.path = _fresh(base, wanted) if not name else base / wanted
+        self.earlier: list[dict[str, Any]] = []  # the lines of metrics.jsonl that were there already
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "course.json").write_bytes(orjson.dumps(to_mapping(config), option=orjson.OPT_INDENT_2))
-            self._metrics: TextIO = (self.path / "metrics.jsonl").open("w", encoding="utf-8")
-            self._log: TextIO = (self.path / "log.txt").open("w", encoding="utf-8")
+            self._open("w")
         except OSError as error:
-            raise ConfigError(
-                f"--runs: {self.path} cannot be written ({error.strerror}); name another folder"
-            ) from error
+            raise self._unwritable(error) from error
+
+    @classmethod
+    def reopen(cls, path: Path, rounds: int) -> Self:
+        """Go on with a run after so many rounds; what was written of later ones is dropped. Or ConfigError."""
+        folder = cls.__new__(cls)
+        folder.path = path
+        try:
+            kept = (path / "metrics.jsonl").read_bytes().splitlines(keepends=True)[:rounds]
+            folder.earlier = [orjson.loads(line) for line in kept]
+            folder._write("metrics.jsonl", b"".join(kept))
+            folder._open("a")
+        except (OSError, orjson.JSONDecodeError) as error:
+            raise folder._unwritable(error) from error
+        return folder
+
+    def _open(self, mode: Literal["w", "a"]) -> None:
+        self._metrics: TextIO = (self.path / "metrics.jsonl").open(mode, encoding="utf-8")
+        self._log: TextIO = (self.path / "log.txt").open(mode, encoding="utf-8")
+
+    def _unwritable(self, error: Exception) -> ConfigError:
+        return ConfigError(f"--runs: {self.path} cannot be written ({error}); name another folder")
 
     def metrics(self, **row: object) -> None:
         """One line of metrics.jsonl."""

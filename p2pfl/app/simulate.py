@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -13,13 +14,15 @@ import tyro
 from torch import Tensor
 
 from p2pfl.app.build import Setup, make_compute, prepare, topology_notes
-from p2pfl.app.config import Config, course_hash
+from p2pfl.app.checkpoint import Checkpoint, Standing
+from p2pfl.app.config import Config, course_hash, load_config
 from p2pfl.app.console import Display, table
 from p2pfl.app.options import parse_options
 from p2pfl.app.run import RunFolder, model_hash
 from p2pfl.compute.inline import Inline
 from p2pfl.compute.job import Compute
-from p2pfl.courses.course import HoldsModel
+from p2pfl.courses.course import HoldsModel, Resumes
+from p2pfl.errors import ConfigError
 from p2pfl.node.events import CourseEnded, Event, UpdateMissing
 from p2pfl.sim.loop import run_virtual
 from p2pfl.sim.report import Recorder, Round
@@ -41,6 +44,10 @@ class SimulateOptions(Generic[SettingsT]):
     """Name of the run folder; by default course, hash and date."""
     compute: str = "inline"
     """Where training runs: inline or threads."""
+    checkpoint_every: int = 0
+    """Rounds between two checkpoints, at which all nodes pause; 0: none are made."""
+    resume: bool = False
+    """Go on from the last checkpoint of a run: give its folder in place of the course file."""
     json: bool = False
     """One JSON object per line on stdout instead of text."""
 
@@ -64,34 +71,71 @@ def simulate_command(arguments: list[str]) -> int:
     torch.set_num_threads(1)
     started = time.perf_counter()
     compute = make_compute(options.compute)
+    start = _start(options, Path(arguments[0]))
     setup = prepare(options.config)
     display = Display(as_json=options.json, total=options.config.course.rounds)
-    with RunFolder(options.runs, options.config, options.run) as folder, display:
+    with _folder(options, Path(arguments[0]), start) as folder, display:
         display.line(f"{setup.topology!r}, {setup.dataset!r}, {setup.model!r}")
         for note in topology_notes(options.config):
             display.line(f"note: {note}")
+        if start.standing.round:
+            display.line(f"going on after round {start.standing.round}")
         try:
-            outcome = simulate(setup, compute, lambda done: _show_round(display, folder, done), _told(display, folder))
+            outcome = simulate(
+                setup,
+                compute,
+                lambda done: _show_round(display, folder, done),
+                _told(display, folder),
+                start,
+                lambda reached: reached.save(folder.path),
+            )
         except KeyboardInterrupt:
             display.line(f"interrupted; the rounds so far are in {folder.path}")
+            if start.standing.every:
+                display.line(f"to go on from the last checkpoint: p2pfl simulate {folder.path} --resume")
             raise
-        seconds = time.perf_counter() - started
-        figures = {
-            "course": course_hash(options.config),
-            "model_hash": model_hash(outcome.params),
-            "rounds": len(outcome.rounds),
-            "ended": outcome.reason,
-            "metrics": outcome.rounds[-1].metrics if outcome.rounds else {},
-            "bytes": outcome.bytes,
-            "packets": outcome.packets,
-            "virtual_seconds": outcome.virtual_seconds,
-            "seconds": seconds,
-            "trace": outcome.trace,
-        }
+        outcome = replace(outcome, rounds=[*(Round(**row) for row in folder.earlier), *outcome.rounds])
+        figures = _figures(options.config, outcome, time.perf_counter() - started)
         folder.model(setup.model.layout, outcome.params)
         folder.report(figures)
     _show_end(display, outcome, figures, folder)
     return 0
+
+
+def _start(options: SimulateOptions[Any], where: Path) -> Checkpoint:
+    """Where the run begins. Raises ConfigError for a run that cannot be gone on with, or is another course."""
+    if not options.resume:
+        return Checkpoint(Standing(every=options.checkpoint_every))
+    if not where.is_dir():
+        raise ConfigError(
+            f"--resume goes with the folder of a run, not with {where}: p2pfl simulate runs/NAME --resume"
+        )
+    if course_hash(load_config(where)) != course_hash(options.config):
+        raise ConfigError(
+            f"--resume goes on with the course of {where} as it is; leave out other options of the course"
+        )
+    return Checkpoint.load(where)
+
+
+def _folder(options: SimulateOptions[Any], where: Path, start: Checkpoint) -> RunFolder:
+    if options.resume:
+        return RunFolder.reopen(where, start.standing.round)
+    return RunFolder(options.runs, options.config, options.run)
+
+
+def _figures(config: Config[Any], outcome: Outcome, seconds: float) -> dict[str, object]:
+    return {
+        "course": course_hash(config),
+        "model_hash": model_hash(outcome.params),
+        "rounds": len(outcome.rounds),
+        "ended": outcome.reason,
+        "metrics": outcome.rounds[-1].metrics if outcome.rounds else {},
+        "bytes": outcome.bytes,
+        "packets": outcome.packets,
+        "virtual_seconds": outcome.virtual_seconds,
+        "seconds": seconds,
+        "trace": outcome.trace,
+    }
 
 
 def simulate(
@@ -99,34 +143,87 @@ def simulate(
     compute: Compute | None = None,
     ended: Callable[[Round], None] = lambda done: None,
     told: Observer = lambda seconds, seat, event: None,
+    start: Checkpoint | None = None,
+    saved: Callable[[Checkpoint], None] = lambda checkpoint: None,
 ) -> Outcome:
     """Simulate a prepared course; `ended` is told of each round, `told` of other events.
 
-    Computes on the loop itself unless told where. Raises Stalled, naming what is waited for, and what roles raise.
+    Computes on the loop itself unless told where. `start`: go on from there; `saved` is given every checkpoint, if
+    `start.standing.every` asks for some. Raises Stalled, naming what is waited for, and what roles raise.
     """
-    coordinated = len(setup.shards) < setup.topology.n
-    world = World(
-        setup.topology.n,
-        setup.roles,
-        compute or Inline(),
-        setup.config.network,
-        setup.config.devices,
-        setup.config.seed,
-        setup.sleepers,
-    )
-    recorder = Recorder(world.wire, 1 if coordinated else setup.topology.n, ended, told)
-    clock = [0.0]
+    stretch = _Stretch(setup, compute or Inline(), ended, told)
+    rounds: list[Round] = []
+    reached = start or Checkpoint()
+    while True:
+        recorder, vectors, reached = stretch.play(reached)
+        rounds += recorder.rounds
+        if recorder.reason or reached.standing.round >= setup.config.course.rounds:
+            break
+        saved(reached)
+    standing = reached.standing
+    params = vectors[0] if stretch.coordinated else torch.stack(vectors).mean(0)
+    return Outcome(params, rounds, recorder.reason, standing.packets, standing.bytes, standing.trace, standing.seconds)
 
-    def observe(seconds: float, seat: int, event: Event) -> None:
-        clock[0] = seconds
-        recorder(seconds, seat, event)
 
-    run_virtual(world.run(observe))
-    vectors = [role.params for seat in world.seats.values() for role in seat.roles if isinstance(role, HoldsModel)]
-    params = vectors[0] if coordinated else torch.stack(vectors).mean(0)
-    return Outcome(
-        params, recorder.rounds, recorder.reason, world.wire.packets, world.wire.bytes, world.wire.trace, clock[0]
-    )
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """What is played in one world: all of a course, or what lies between two checkpoints."""
+
+    setup: Setup
+    compute: Compute
+    ended: Callable[[Round], None]
+    told: Observer
+
+    @property
+    def coordinated(self) -> bool:
+        """Whether one seat leads the others."""
+        return len(self.setup.shards) < self.setup.topology.n
+
+    def play(self, start: Checkpoint) -> tuple[Recorder, list[Tensor], Checkpoint]:
+        """The rounds, the models that were held in the end, and where the run then stands."""
+        setup, before = self.setup, start.standing
+        stop = before.round + before.every if before.every else None
+
+        def roles(seat: int, compute: Compute) -> tuple[object, ...]:
+            played = setup.roles(seat, compute, stop)
+            resuming = (role for role in played if isinstance(role, Resumes))
+            for role, state in zip(resuming, start.roles.get(seat, ()), strict=False):
+                role.resume(state)
+            return played
+
+        config = setup.config
+        world = World(
+            setup.topology.n, roles, self.compute, config.network, config.devices, config.seed, setup.sleepers
+        )
+        expected = 1 if self.coordinated else setup.topology.n
+        recorder = Recorder(world.wire, expected, self.ended, self.told, before.bytes)
+        clock = [before.seconds]
+
+        def observe(seconds: float, seat: int, event: Event) -> None:
+            clock[0] = seconds
+            recorder(seconds, seat, event)
+
+        run_virtual(world.run(observe), before.seconds)
+        held = [role.params for seat in world.seats.values() for role in seat.roles if isinstance(role, HoldsModel)]
+        standing = replace(
+            before,
+            round=before.round + len(recorder.rounds),
+            seconds=clock[0],
+            packets=before.packets + world.wire.packets,
+            bytes=before.bytes + world.wire.bytes,
+            missing=before.missing + recorder.missing,
+            trace=_chained(before.trace, world.wire.trace),
+        )
+        states = {
+            number: [role.state() for role in seat.roles if isinstance(role, Resumes)]
+            for number, seat in world.seats.items()
+        }
+        return recorder, held, Checkpoint(standing, {seat: found for seat, found in states.items() if found})
+
+
+def _chained(before: str, trace: str) -> str:
+    """The digest of a run whose earlier worlds have the digest `before`."""
+    return hashlib.blake2b(f"{before}/{trace}".encode(), digest_size=16).hexdigest() if before else trace
 
 
 def _show_round(display: Display, folder: RunFolder, done: Round) -> None:

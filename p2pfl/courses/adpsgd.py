@@ -17,7 +17,7 @@ from random import Random
 
 from torch import Tensor
 
-from p2pfl.courses.course import Course, Place
+from p2pfl.courses.course import Course, Place, RoleState, as_tensor
 from p2pfl.courses.gossip import GossipSettings
 from p2pfl.courses.learner import Learner, seed_of
 from p2pfl.courses.messages import require_seat
@@ -70,34 +70,46 @@ class Release(Request[Released]):
 class Pair:
     """One node of the graph."""
 
-    def __init__(self, learner: Learner, settings: AdpsgdSettings, schedule: Schedule) -> None:
+    def __init__(self, learner: Learner, settings: AdpsgdSettings, schedule: Schedule, stop: int | None = None) -> None:
+        """`stop`: the round, from 0, before which to pause."""
         self.params: Tensor = learner.model.initial
         self.exchanges = 0
         self._learner = learner
         self._settings = settings
         self._neighbors = schedule.union.neighbors(learner.seat)
-        self._rng = Random(seed_of(learner.seed, "pairs", learner.seat))
+        self._round = 0
+        self._stop = settings.rounds if stop is None else min(stop, settings.rounds)
         self._through = asyncio.Event()  # we start no more exchanges
 
     async def run(self, node: Node) -> None:
         node.agree(self._learner.schema)
         await node.meet(self._neighbors)
-        for round in range(self._settings.rounds):
+        for round in range(self._round, self._stop):
             node.emit(RoundStarted(round + 1, 1))
             before = self.params
             fitted = await self._learner.fit(before, round)
             self.params = self.params + (fitted.params - before)  # what neighbours brought meanwhile stays
             await self._average(node, round)
             node.emit(RoundEnded(round + 1, 2, await self._settings.measure(self._learner, self.params, round, fitted)))
+        self._round = self._stop
         await self._part(node)
-        node.emit(CourseEnded(self._settings.rounds, f"all {self._settings.rounds} rounds are done"))
+        if self._stop == self._settings.rounds:
+            node.emit(CourseEnded(self._stop, f"all {self._stop} rounds are done"))
+
+    def state(self) -> RoleState:
+        return {"params": self.params, "round": self._round, "exchanges": self.exchanges}
+
+    def resume(self, state: RoleState) -> None:
+        self.params, self._round = as_tensor(state["params"]), int(state["round"])
+        self.exchanges = int(state["exchanges"])
 
     async def _average(self, node: Node, round: int) -> None:
         linked = await node.meet(self._neighbors, at_least=0)
         if not linked:
             node.emit(UpdateMissing(round + 1, "every neighbour", "none is linked"))
             return
-        peer, sent = self._rng.choice(linked), self.params
+        draw = Random(seed_of(self._learner.seed, "pairs", self._learner.seat, round))
+        peer, sent = draw.choice(linked), self.params
         try:
             async with asyncio.timeout(self._settings.patience_seconds):
                 answer = await peer.ask(Swap(self._learner.tensors(sent)))
@@ -130,7 +142,7 @@ class Pair:
 
 
 def _play(place: Place) -> tuple[object, ...]:
-    return (Pair(place.learner, place.settings, place.topology),)
+    return (Pair(place.learner, place.settings, place.topology, place.stop),)
 
 
 def _needs(topology: Topology) -> str | None:

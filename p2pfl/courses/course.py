@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ from p2pfl.courses.learner import Learner
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.schedule import Schedule
 
-__all__ = ["Course", "HoldsModel", "Place"]
+__all__ = ["Course", "HoldsModel", "Place", "Resumes", "RoleState", "as_tensor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,28 @@ class Place:
     topology: Schedule
     learner: Learner
     settings: Any  # of the course's own class; the file that wrote the class reads it
+    stop: int | None = None  # the round, from 0, before which to pause: the role's state goes on elsewhere; None: never
+
+
+RoleState = Mapping[str, Tensor | int | float]
+"""What a role is between two rounds, by name. Tensors are not written to afterwards."""
+
+
+def as_tensor(value: Tensor | int | float) -> Tensor:
+    """An entry of a state that is a tensor."""
+    assert isinstance(value, Tensor), f"a tensor was kept here, not {value!r}"
+    return value
+
+
+@runtime_checkable
+class Resumes(Protocol):
+    """A role that pauses between two rounds, and can go on from there."""
+
+    def state(self) -> RoleState:
+        """What it needs to go on, once `run` has ended."""
+
+    def resume(self, state: RoleState) -> None:
+        """Go on from there. To be called before `run`."""
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from p2pfl.courses.course import Course, Place
+from p2pfl.courses.course import Course, Place, RoleState, as_tensor
 from p2pfl.courses.gossip import GossipSettings
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import require_seat
@@ -67,8 +67,10 @@ class Model(Message):
 class Mixer:
     """One node of the graph."""
 
-    def __init__(self, learner: Learner, settings: DpsgdSettings, schedule: Schedule) -> None:
+    def __init__(self, learner: Learner, settings: DpsgdSettings, schedule: Schedule, stop: int | None = None) -> None:
+        """`stop`: the round, from 0, before which to pause."""
         self.params: Tensor = learner.model.initial
+        self._stop = settings.rounds if stop is None else min(stop, settings.rounds)
         self._learner = learner
         self._settings = settings
         self._schedule = schedule
@@ -83,12 +85,19 @@ class Mixer:
         node.agree(self._learner.schema)
         union = self._schedule.union
         await node.meet({*union.neighbors(self._learner.seat), *union.senders(self._learner.seat)})
-        for round in range(self._settings.rounds):
+        for round in range(self._round, self._stop):
             node.emit(RoundStarted(round + 1, 1))
             heard, fitted = await self._step(node, round)
             metrics = await self._settings.measure(self._learner, self.params, round, fitted)
             node.emit(RoundEnded(round + 1, heard + 1, metrics))
-        node.emit(CourseEnded(self._settings.rounds, f"all {self._settings.rounds} rounds are done"))
+        if self._stop == self._settings.rounds:
+            node.emit(CourseEnded(self._stop, f"all {self._stop} rounds are done"))
+
+    def state(self) -> RoleState:
+        return {"params": self.params, "round": self._round}
+
+    def resume(self, state: RoleState) -> None:
+        self.params, self._round = as_tensor(state["params"]), int(state["round"])
 
     async def _step(self, node: Node, round: int) -> tuple[int, FitResult]:
         seat, graph = self._learner.seat, self._schedule.at(round)
@@ -152,7 +161,7 @@ class Mixer:
 
 
 def _play(place: Place) -> tuple[object, ...]:
-    return (Mixer(place.learner, place.settings, place.topology),)
+    return (Mixer(place.learner, place.settings, place.topology, place.stop),)
 
 
 def _needs(topology: Topology) -> str | None:

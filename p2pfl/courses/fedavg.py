@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from p2pfl.courses.course import Course, Place
+from p2pfl.courses.course import Course, Place, RoleState, as_tensor
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update, number, require_seat
 from p2pfl.courses.rounds import Clients, Collected, RoundRules
@@ -99,9 +99,14 @@ def _need(holds: bool, sentence: str) -> None:
 class Server:
     """Leads the course: draws cohorts, averages, evaluates, decides when it is over."""
 
-    def __init__(self, learner: Learner, settings: FedAvgSettings, clients: Iterable[int]) -> None:
-        """`clients`: the seats that are asked to train."""
+    def __init__(
+        self, learner: Learner, settings: FedAvgSettings, clients: Iterable[int], stop: int | None = None
+    ) -> None:
+        """`clients`: the seats that are asked to train; `stop`: the round, from 0, before which to pause."""
         self.params: Tensor = learner.model.initial
+        self._round = 0  # the next one
+        self._stop = settings.rounds if stop is None else min(stop, settings.rounds)
+        self._updates = 0
         self._learner = learner
         self._settings = settings
         self._clients = Clients(clients, settings.rules, learner)
@@ -110,21 +115,36 @@ class Server:
     async def run(self, node: Node) -> None:
         node.agree(self._learner.schema)
         await self._clients.assemble(node, self._settings.min_clients or len(self._clients.seats))
-        reason, updates = f"all {self._settings.rounds} rounds are done", 0
-        for round in range(self._settings.rounds):
-            collected = await self._train(node, round)
-            updates += collected.count
-            metrics = await self._evaluate(node, round, collected)
-            node.emit(RoundEnded(round + 1, collected.count, metrics))
-            if ended := self._best.ended(metrics):
-                reason = ended
-                break
-        if self._settings.keep == "best" and self._best.params is not None:
+        reason = None
+        while reason is None and self._round < self._stop:
+            reason = await self._play_round(node, self._round)
+            self._round += 1
+        if reason is not None and self._settings.keep == "best" and self._best.params is not None:
             self.params = self._best.params
-        await self._finish(node, round + 1)
-        if not updates:
-            raise CourseError(f"none of {round + 1} rounds brought an update: see what each client was missing for")
-        node.emit(CourseEnded(round + 1, reason))
+        await self._finish(node, self._round)
+        if reason is None:
+            return  # a pause
+        if not self._updates:
+            raise CourseError(f"none of {self._round} rounds brought an update: see what each client was missing for")
+        node.emit(CourseEnded(self._round, reason))
+
+    async def _play_round(self, node: Node, round: int) -> str | None:
+        """Why the course is over after this round, or None."""
+        collected = await self._train(node, round)
+        self._updates += collected.count
+        metrics = await self._evaluate(node, round, collected)
+        node.emit(RoundEnded(round + 1, collected.count, metrics))
+        last = round + 1 == self._settings.rounds
+        return self._best.ended(metrics) or (f"all {round + 1} rounds are done" if last else None)
+
+    def state(self) -> RoleState:
+        counts = {"round": self._round, "updates": self._updates}
+        return {"params": self.params, **counts, **self._best.state()}
+
+    def resume(self, state: RoleState) -> None:
+        self.params = as_tensor(state["params"])
+        self._round, self._updates = int(state["round"]), int(state["updates"])
+        self._best.resume(state)
 
     async def _finish(self, node: Node, rounds: int) -> None:
         """Give the result to every client; who is cut off at this moment has a little time to come back for it."""
@@ -177,6 +197,16 @@ class Best:
             self.params, self._value, self._since = params, value, 0
         else:
             self._since += 1
+
+    def state(self) -> RoleState:
+        if self.params is None or self._value is None:
+            return {}
+        return {"best": self.params, "best_value": self._value, "since_best": self._since}
+
+    def resume(self, state: RoleState) -> None:
+        if "best" in state:
+            self.params = as_tensor(state["best"])
+            self._value, self._since = float(state["best_value"]), int(state["since_best"])
 
     def ended(self, metrics: dict[str, float]) -> str | None:
         """Why the course is over, or None."""
@@ -237,7 +267,7 @@ class Trainer:
 
 def _play(place: Place) -> tuple[object, ...]:
     if place.seat == 0:
-        return (Server(place.learner, place.settings, place.topology.union.neighbors(0)),)
+        return (Server(place.learner, place.settings, place.topology.union.neighbors(0), place.stop),)
     return (Trainer(place.learner, 0),)
 
 

@@ -108,7 +108,7 @@ def _play(place: Place) -> tuple[object, ...]:
     rounds = _rounds_below(tree, place.seat, place.settings.edge_rounds)
     settings = replace(place.settings, deadline_seconds=place.settings.deadline_seconds * rounds)
     if parent is None:
-        return (Server(place.learner, settings, children),)
+        return (Server(place.learner, settings, children, place.stop),)
     return (Edge(place.learner, settings, children, parent),)
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -68,10 +69,11 @@ class _Jump(selectors.BaseSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Starts at time 0. `computing` counts jobs on other threads, during which the clock must not move."""
+    """`computing` counts jobs on other threads, during which the clock must not move."""
 
-    def __init__(self) -> None:
-        self._now = 0.0
+    def __init__(self, start: float = 0.0) -> None:
+        """`start`: what the clock shows at first, in seconds."""
+        self._now = start
         self._threads: Executor | None = None  # the default executor, once there is one
         self._idle_calls: list[Callable[[], object]] = []
         self.computing = 0
@@ -146,9 +148,9 @@ def _place(task: asyncio.Task[Any]) -> str:
     return f"{task.get_name()} in {code.co_qualname} ({Path(code.co_filename).name}:{frames[-1].f_lineno})"
 
 
-def run_virtual(work: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """`asyncio.run` on a virtual loop of its own. Raises Stalled where the program waits for ever."""
-    with _rare_collections(), asyncio.Runner(loop_factory=VirtualLoop) as runner:
+def run_virtual(work: Coroutine[Any, Any, ResultT], start: float = 0.0) -> ResultT:
+    """`asyncio.run` on a virtual loop of its own, from `start` seconds. Raises Stalled where it waits for ever."""
+    with _rare_collections(), asyncio.Runner(loop_factory=partial(VirtualLoop, start)) as runner:
         try:
             return runner.run(work)
         except Stalled:

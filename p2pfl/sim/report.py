@@ -32,6 +32,7 @@ class Recorder:
     expected: int
     ended: Callable[[Round], None]  # told of each round once all nodes are through with it
     told: Callable[[float, int, Event], None]  # told of every other event that a person may want to know of
+    bytes_before: int = 0  # sent in earlier worlds of the same run
     rounds: list[Round] = field(default_factory=list)
     reason: str = ""
     missing: int = 0  # updates that rounds went on without
@@ -60,6 +61,7 @@ class Recorder:
         metrics = {name: fmean(found) for name, found in values.items()}
         if self.expected > 1 and "accuracy" in values:
             metrics["accuracy_min"] = min(values["accuracy"])
-        done = Round(parts[0].round, seconds, self.wire.bytes, sum(part.participants for part in parts), metrics)
+        sent, participants = self.bytes_before + self.wire.bytes, sum(part.participants for part in parts)
+        done = Round(parts[0].round, seconds, sent, participants, metrics)
         self.rounds.append(done)
         self.ended(done)

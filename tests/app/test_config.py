@@ -84,7 +84,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[1]")
     for name, words in (
         ("none.toml", "there is no course file"), ("broken.toml", "is not TOML"), ("broken.json", "is not JSON"),
-        ("latin.toml", "is not TOML"), ("list.json", "is not JSON"), ("", "cannot be read"),
+        ("latin.toml", "is not TOML"), ("list.json", "is not JSON"), ("", "there is no course file"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=words) as caught:
             load_config(tmp_path / name)

@@ -1,0 +1,151 @@
+"""A run that was cut off and resumed has the bytes of one that was not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import orjson
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pfl.app.build import prepare
+from p2pfl.app.checkpoint import CHECKPOINT, Checkpoint, Standing
+from p2pfl.app.cli import main
+from p2pfl.app.config import from_mapping
+from p2pfl.app.simulate import simulate
+from p2pfl.errors import ConfigError
+
+DIGITS = Path(__file__).parents[2] / "examples" / "digits.toml"
+COURSES = {
+    "fedavg": {"course": {"name": "fedavg", "fraction": 0.5, "keep": "best"}, "topology": {"n": 7}},
+    "hierarchical": {
+        "course": {"name": "hierarchical"},
+        "topology": {"family": "hierarchy", "n": 7, "parameters": {"edges": 2}},
+    },
+    "dpsgd": {"course": {"name": "dpsgd"}, "topology": {"family": "one-peer-exponential", "n": 4}},
+    "adpsgd": {"course": {"name": "adpsgd"}, "topology": {"family": "ring", "n": 4}, "devices": {"spread": 1.0}},
+}  # fmt: skip
+
+
+def prepared(name, rounds=5):
+    tables = {**COURSES[name], "seed": 3, "data": {"subsample": 0.1}, "train": {"lr": 0.3}}
+    tables["course"] = {**tables["course"], "rounds": rounds}
+    return prepare(from_mapping(tables))
+
+
+@pytest.mark.parametrize("name", COURSES)
+@pytest.mark.parametrize("stopped_at", [0, 1])
+def test_a_resumed_run_has_the_bytes_of_an_uninterrupted_one(name, stopped_at, tmp_path):
+    saved: list[Checkpoint] = []
+    whole = simulate(prepared(name), start=Checkpoint(Standing(every=2)), saved=saved.append)
+    assert [checkpoint.standing.round for checkpoint in saved] == [2, 4]
+    saved[stopped_at].save(tmp_path)
+    resumed = simulate(prepared(name), start=Checkpoint.load(tmp_path))
+    assert torch.equal(resumed.params, whole.params)
+    assert resumed.trace == whole.trace
+    assert resumed.rounds == whole.rounds[2 * (stopped_at + 1) :]
+    assert (resumed.bytes, resumed.packets, resumed.virtual_seconds, resumed.reason) == (
+        whole.bytes, whole.packets, whole.virtual_seconds, whole.reason
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["fedavg", "hierarchical", "dpsgd"])
+def test_where_rounds_are_in_step_a_checkpoint_changes_no_model(name):
+    plain = simulate(prepared(name))
+    paused = simulate(prepared(name), start=Checkpoint(Standing(every=1)))
+    assert torch.equal(paused.params, plain.params)
+    assert [done.metrics for done in paused.rounds] == [done.metrics for done in plain.rounds]
+    assert paused.virtual_seconds > plain.virtual_seconds
+
+
+def test_a_course_that_ends_early_ends(tmp_path):
+    tables = {**COURSES["fedavg"], "data": {"subsample": 0.1}}
+    tables["course"] = {"name": "fedavg", "rounds": 50, "target_accuracy": 0.2}
+    found = simulate(prepare(from_mapping(tables)), start=Checkpoint(Standing(every=1)))
+    assert len(found.rounds) < 50
+    assert "has reached the target" in found.reason
+
+
+values = st.one_of(st.integers(-(2**53), 2**53), st.floats(allow_nan=False, allow_infinity=False))
+tensors = st.lists(st.floats(width=32, allow_nan=False), max_size=5).map(torch.tensor)
+names = st.text(st.characters(codec="ascii", categories=("L", "N", "P")), min_size=1, max_size=8)
+
+
+states = st.dictionaries(names, values | tensors, min_size=1)
+
+
+@given(
+    st.dictionaries(st.integers(0, 10**6), st.lists(states, min_size=1, max_size=2)),
+    st.builds(Standing, st.integers(0, 99), st.integers(0, 9), st.floats(0, 1e9), trace=st.text("0123abc")),
+)  # fmt: skip
+def test_what_is_saved_is_loaded(roles, standing):
+    with TemporaryDirectory() as folder:
+        Checkpoint(standing, roles).save(Path(folder))
+        found = Checkpoint.load(Path(folder))
+    assert found.standing == standing
+    assert found.roles.keys() == roles.keys()
+    for seat, states in roles.items():
+        for state, again in zip(states, found.roles[seat], strict=True):
+            assert {k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in state.items()} == {
+                k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in again.items()
+            }
+
+
+def test_tensors_that_share_memory_are_saved_each(tmp_path):
+    shared = torch.arange(6.0)
+    Checkpoint(Standing(), {0: [{"a": shared, "b": shared[2:]}]}).save(tmp_path)
+    assert Checkpoint.load(tmp_path).roles[0][0]["b"].tolist() == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage" * 100, "cut", "bits"])
+def test_a_damaged_file_is_one_clear_error(damage, tmp_path):
+    Checkpoint(Standing(round=1), {0: [{"params": torch.ones(9)}]}).save(tmp_path)
+    path = tmp_path / CHECKPOINT
+    whole = path.read_bytes()
+    path.write_bytes(
+        damage
+        if isinstance(damage, bytes)
+        else whole[:-4]
+        if damage == "cut"
+        else whole.replace(b"standing", b"sitting_")
+    )
+    with pytest.raises(ConfigError, match=r"--resume: .* is damaged"):
+        Checkpoint.load(tmp_path)
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def command(*arguments: str) -> None:
+    assert main(["simulate", *arguments]) == 0
+
+
+def test_the_command_goes_on_where_the_last_checkpoint_is(tmp_path):
+    small = ("--topology.n", "3", "--course.rounds", "5", "--train.epochs", "1", "--runs", str(tmp_path))
+    command(str(DIGITS), *small, "--run", "whole", "--checkpoint-every", "2")
+    whole = tmp_path / "whole"
+    report, metrics = orjson.loads((whole / "report.json").read_bytes()), (whole / "metrics.jsonl").read_bytes()
+    (whole / "metrics.jsonl").write_bytes(metrics + b'{"round":99}\n')
+    command(str(whole), "--resume")
+    again = orjson.loads((whole / "report.json").read_bytes())
+    assert (whole / "metrics.jsonl").read_bytes() == metrics
+    for figure in ("model_hash", "trace", "bytes", "packets", "virtual_seconds", "rounds", "metrics"):
+        assert again[figure] == report[figure]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mend"),
+    [
+        (("digits.toml", "--resume"), "goes with the folder of a run"),
+        (("run", "--resume"), "holds no checkpoint"),
+        (("run", "--resume", "--train.lr", "0.77"), "leave out other options"),
+    ],
+)
+def test_what_cannot_be_gone_on_with(arguments, mend, tmp_path, capsys):
+    command(str(DIGITS), "--topology.n", "3", "--course.rounds", "1", "--runs", str(tmp_path), "--run", "run")
+    where = str(tmp_path / "run") if arguments[0] == "run" else str(DIGITS)
+    assert main(["simulate", where, *arguments[1:]]) == 2
+    assert mend in capsys.readouterr().err

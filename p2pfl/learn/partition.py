@@ -25,6 +25,7 @@ Parts = list[Integers]
 Scheme = Callable[[Integers, int, PartitionSpec, np.random.Generator], Parts]
 
 _STREAM = 3  # a random stream apart from those of other modules
+_BOOTSTRAP = 0x626F6F74  # keeps these draws apart from other draws with the same seed
 _DRAWS = 200  # attempts to give every client its least number of examples
 
 
@@ -72,7 +73,7 @@ def partition(dataset: Dataset, spec: PartitionSpec, clients: int, seed: int) ->
         return Shards(
             dataset,
             clients,
-            lambda client: rows[_bootstrap(len(rows), spec, seed, client)],
+            lambda client: _bootstrap(rows, spec, seed, client),
             lambda client: shift_of_seat(spec, client, clients, seed, shape),
         )
     if spec.scheme == "natural":
@@ -90,10 +91,11 @@ def partition(dataset: Dataset, spec: PartitionSpec, clients: int, seed: int) ->
     )
 
 
-def _bootstrap(examples: int, spec: PartitionSpec, seed: int, client: int) -> Integers:
+def _bootstrap(rows: Integers, spec: PartitionSpec, seed: int, client: int) -> Integers:
     """With replacement, so that there may be more clients than examples."""
-    rng = np.random.default_rng([seed, _STREAM, client])
-    return np.sort(rng.integers(examples, size=spec.examples_per_client))
+    generator = torch.Generator().manual_seed(seed ^ (client << 24) ^ _BOOTSTRAP)  # numpy's takes five times as long
+    places: Integers = torch.randint(len(rows), (spec.examples_per_client,), generator=generator).sort().values.numpy()
+    return rows[places]
 
 
 def deal(labels: Integers, spec: PartitionSpec, clients: int, seed: int) -> Parts:

@@ -6,6 +6,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Collection
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from p2pfl.errors import ConfigError, LinkError, LinkToSelf
@@ -44,10 +45,14 @@ class Backoff:
 class Dialler:
     """One task for each address or peer that is wanted."""
 
-    def __init__(self, node: Node, rng: random.Random) -> None:
+    def __init__(self, node: Node) -> None:
         self._node = node
-        self._rng = rng
         self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    @cached_property
+    def _rng(self) -> random.Random:
+        """Of two kilobytes, so only for a node that dials."""
+        return random.Random(self._node.id)
 
     def want_address(self, address: str) -> None:
         """Keep a link to whoever answers there. Our own address is passed over: all hosts may be given one list."""

@@ -37,11 +37,14 @@ async def part(
                 while handlers := [*_handlers(connections), *orphans]:
                     await asyncio.wait(handlers)
         _cancel(connections, orphans)
+        late = [*_handlers(connections), *orphans, *(task for task in ending if not task.done())]
+        if not connections and not late:
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(settings.close_seconds), asyncio.TaskGroup() as group:
                 for connection in connections:
                     group.create_task(connection.link.close())
-                if late := [*_handlers(connections), *orphans, *(task for task in ending if not task.done())]:
+                if late:
                     await asyncio.wait(late)
     finally:
         _cancel(connections, orphans)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from p2pfl.errors import ConfigError
+from p2pfl.learn.batches import batches
 from p2pfl.learn.data import Shard
 from p2pfl.learn.lookup import unknown
 from p2pfl.learn.model import Model
 from p2pfl.learn.specs import TrainSpec
 
-__all__ = ["FitResult", "fit", "learning_rate"]
-
-# Examples that are copied together before they are cut into batches: one copy per small batch would cost more than it.
-_GATHER = 256
+__all__ = ["Fit", "FitResult", "fit", "learning_rate", "mean_loss"]
 
 Gradients = tuple[Tensor, ...]
 Step = Callable[[Gradients], None]  # one update of the weights by a batch's gradients
@@ -35,6 +33,24 @@ class FitResult:
     steps: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """Local training of one client, before it is done: from equal ones come equal bytes, on one thread."""
+
+    params: Tensor  # (layout.numel,) float32; they stay as they are
+    model: Model
+    shard: Shard
+    spec: TrainSpec
+    seed: int  # rules the order of the examples, and what the module draws
+    round: int = 0  # rules the learning rate
+    drift: Tensor | None = None  # as long as `params`, added to every gradient: the control variates of SCAFFOLD
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of this round."""
+        return learning_rate(self.spec, self.round)
+
+
 def fit(
     params: Tensor,
     model: Model,
@@ -44,11 +60,10 @@ def fit(
     round: int = 0,
     drift: Tensor | None = None,
 ) -> FitResult:
-    """Train `params` on a client's examples. `params` are not changed.
+    """Train `params` on a client's examples, one plain step after the other: what all other ways are measured by.
 
-    Equal arguments give equal bytes on one thread. `round` (from 0) rules the learning rate; `drift`, of the length of
-    `params`, is added to every gradient (the control variates of SCAFFOLD). A client without examples gives the
-    parameters back. Raises ConfigError if the vector or the optimizer's parameters do not fit.
+    The arguments are those of `Fit`. A client without examples gives the parameters back. Raises ConfigError if the
+    vector or the optimizer's parameters do not fit.
 
     References: plain SGD as in McMahan et al., AISTATS 2017; `spec.proximal` as in Li et al., "Federated Optimization
     in Heterogeneous Networks", MLSys 2020, https://arxiv.org/abs/1812.06127; momentum and weight decay as in torch.
@@ -58,7 +73,7 @@ def fit(
     sizes: list[int] = []
     with model.using(flat, training=True, seed=seed) as weights:
         step = _stepper(_Run(flat, params, weights, model, drift), spec, learning_rate(spec, round))
-        for x, y in _batches(shard, spec, seed):
+        for x, y in batches(shard, spec, seed):
             loss = model.loss(model.module(x), y)
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
             if any(gradient is None for gradient in gradients):
@@ -70,8 +85,14 @@ def fit(
             step(gradients)
             losses.append(loss.detach())
             sizes.append(len(y))
-    mean = (torch.stack(losses) @ torch.tensor(sizes).float()).item() / sum(sizes) if sizes else math.nan
-    return FitResult(flat, len(shard), mean, len(sizes))
+    return FitResult(flat, len(shard), mean_loss(losses, sizes), len(sizes))
+
+
+def mean_loss(losses: Sequence[Tensor], sizes: Sequence[int]) -> float:
+    """Mean over all examples, of the mean losses of batches of these sizes; NaN if there were none."""
+    if not sizes:
+        return math.nan
+    return (torch.stack(list(losses)) @ torch.tensor(sizes).float()).item() / sum(sizes)
 
 
 def learning_rate(spec: TrainSpec, round: int) -> float:
@@ -89,23 +110,6 @@ def learning_rate(spec: TrainSpec, round: int) -> float:
             return spec.lr * (spec.schedule_factor + (1 - spec.schedule_factor) * wave)
         case _:
             return spec.lr
-
-
-def _batches(shard: Shard, spec: TrainSpec, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches in a seeded order, drawn anew in every pass."""
-    shard = shard.shifted()
-    generator = torch.Generator().manual_seed(seed)
-    size = min(spec.batch_size, len(shard))
-    if size == 0:
-        return
-    per_pass = len(shard) // size if spec.drop_last else math.ceil(len(shard) / size)
-    left = spec.steps or spec.epochs * per_pass
-    while left > 0:
-        order = shard.indices[torch.randperm(len(shard), generator=generator)][: min(left, per_pass) * size]
-        for rows in torch.split(order, size * max(1, _GATHER // size)):
-            x, y = shard.dataset.batch(rows)
-            yield from zip(torch.split(x, size), torch.split(y, size), strict=True)
-        left -= per_pass
 
 
 def _clip(gradients: Gradients, bound: float) -> None:

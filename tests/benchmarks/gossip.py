@@ -51,6 +51,7 @@ def simulated(nodes: int, rounds: int, hidden: list[int]) -> tuple[int, list[flo
         "seed": 1,
         "course": {"name": "dpsgd", "rounds": rounds, "evaluators": 0},
         "model": {"name": "mlp", "hidden": hidden},
+        "partition": {"scheme": "bootstrap", "examples_per_client": 10},
         "train": {"steps": 1, "batch_size": 10},
         "topology": {"family": "regular", "n": nodes, "parameters": {"degree": DEGREE, "seed": 1}},
     }

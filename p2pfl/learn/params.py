@@ -134,6 +134,11 @@ def from_buffer(buffer: memoryview, numel: int) -> Tensor:
     """
     if buffer.nbytes != 4 * numel:
         raise ConfigError(f"the buffer has {buffer.nbytes} bytes; {numel} float32 take {4 * numel}")
+    origin: object = buffer.obj
+    if isinstance(origin, np.ndarray) and origin.nbytes == buffer.nbytes and origin.dtype == _FLOAT32:
+        vector = origin.base
+        if isinstance(vector, Tensor) and vector.shape == (numel,):
+            return vector  # it never left the process
     # By way of DLPack because torch.frombuffer warns about every read-only buffer, and the links hand out no others.
     return from_dlpack(np.frombuffer(buffer, dtype=_FLOAT32).__dlpack__(max_version=_DLPACK))
 

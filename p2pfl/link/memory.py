@@ -387,9 +387,10 @@ class MemoryLink:
 
 
 def _readonly(packet: Packet) -> Packet:
-    if all(buffer.readonly for buffer in packet.buffers):
-        return packet
-    return Packet(packet.head, tuple(buffer.toreadonly() for buffer in packet.buffers))
+    for buffer in packet.buffers:
+        if not buffer.readonly:
+            return Packet(packet.head, tuple(buffer.toreadonly() for buffer in packet.buffers))
+    return packet
 
 
 def _name(address: str) -> str:

@@ -16,6 +16,7 @@ class Register:
         self.n = n
         self.sleepers = sleepers
         self._made: dict[int, Member] = {}
+        self._ids: dict[str, Member] = {}  # the same, by id
 
     def member(self, seat: int) -> Member | None:
         """The record of a seat, the same object until it is dropped; None where there is no such seat."""
@@ -23,8 +24,13 @@ class Register:
             if not 0 <= seat < self.n:
                 return None
             peer_id = f"seat{seat:07d}"
-            self._made[seat] = Member(peer_id, f"seat {seat}", (f"memory:{peer_id}",), seat)
+            member = Member(peer_id, f"seat {seat}", (f"memory:{peer_id}",), seat)
+            self._made[seat] = self._ids[peer_id] = member
         return self._made[seat]
+
+    def get(self, peer_id: str) -> Member | None:
+        """The record of an id; None where there is no such node."""
+        return self._ids.get(peer_id) or self.member(self.seat_of(peer_id))
 
     def seat_of(self, peer_id: str) -> int:
         """The seat of an id, which may be one that does not exist."""
@@ -33,7 +39,8 @@ class Register:
 
     def drop(self, seat: int) -> None:
         """Keep the record no longer: it can be made again."""
-        self._made.pop(seat, None)
+        if (member := self._made.pop(seat, None)) is not None:
+            del self._ids[member.id]
 
     def membership(self, seat: int) -> Membership:
         """The membership of the node in that seat."""
@@ -55,7 +62,7 @@ class _Registered(Membership):
         return self._member
 
     def get(self, peer_id: str) -> Member | None:
-        return self._register.member(self._register.seat_of(peer_id))
+        return self._register.get(peer_id)
 
     def at(self, seat: int) -> Member | None:
         return self._register.member(seat)

@@ -149,3 +149,14 @@ def test_one_bad_number_is_found(bad: float) -> None:
     worse[617] = bad
     assert not is_finite(worse)
     assert is_finite(torch.empty(0))
+
+
+def test_a_buffer_that_is_the_memory_of_a_tensor_is_that_tensor_again() -> None:
+    vector = torch.arange(8.0)
+    again = from_buffer(as_buffer(vector[2:7]), 5)
+    assert again.data_ptr() == vector[2:7].data_ptr()
+    assert again.tolist() == [2, 3, 4, 5, 6]
+    part = from_buffer(as_buffer(vector)[8:], 6)
+    assert part.tolist() == [2, 3, 4, 5, 6, 7]
+    other = torch.arange(4, dtype=torch.int32)
+    assert from_buffer(memoryview(other.numpy().data).cast("B").toreadonly(), 4).dtype == torch.float32

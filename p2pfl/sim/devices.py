@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
-from p2pfl.compute.job import Job, alone
+from p2pfl.compute.job import Job
 from p2pfl.errors import ConfigError
 from p2pfl.sim.backlog import Backlog
 
@@ -52,7 +52,10 @@ class Device:
 
     async def run(self, job: Job[ResultT]) -> ResultT:
         """The job's result, as late as this device has it."""
-        return await alone(self, job)
+        outcome = await self._result(job)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     async def run_all(self, jobs: Sequence[Job[ResultT]]) -> list[ResultT | Exception]:
         """The results, one after the other, once the device is through with all."""

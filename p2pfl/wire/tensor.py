@@ -63,10 +63,11 @@ class Tensors(Mapping[str, memoryview]):
     def __init__(self, schema: Iterable[TensorSpec], buffers: Iterable[memoryview]) -> None:
         """Raises MessageError where the buffers are not just what the schema says."""
         self.schema: Schema = tuple(schema)
-        self.buffers: tuple[memoryview, ...] = tuple(map(_flat, buffers))
-        if len(self.schema) != len(self.buffers):
-            raise MessageError(f"{len(self.schema)} tensors are described, {len(self.buffers)} buffers are given")
-        for size, spec, buffer in zip(_sizes(self.schema), self.schema, self.buffers, strict=True):
+        self.buffers: tuple[memoryview, ...] = tuple([_flat(buffer) for buffer in buffers])
+        sizes = _sizes(self.schema)
+        if len(sizes) != len(self.buffers):
+            raise MessageError(f"{len(sizes)} tensors are described, {len(self.buffers)} buffers are given")
+        for size, spec, buffer in zip(sizes, self.schema, self.buffers, strict=True):
             if size != buffer.nbytes:
                 raise MessageError(f"tensor {spec.name!r}: {spec} takes {size} bytes, not {buffer.nbytes}")
 

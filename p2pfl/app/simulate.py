@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -18,6 +19,7 @@ from p2pfl.app.checkpoint import Checkpoint, Standing
 from p2pfl.app.config import Config, course_hash, load_config
 from p2pfl.app.console import Display, table
 from p2pfl.app.options import parse_options
+from p2pfl.app.profile import Profile, profile_table, profiling
 from p2pfl.app.run import RunFolder, model_hash
 from p2pfl.compute.inline import Inline
 from p2pfl.compute.job import Compute
@@ -48,6 +50,8 @@ class SimulateOptions(Generic[SettingsT]):
     """Rounds between two checkpoints, at which all nodes pause; 0: none are made."""
     resume: bool = False
     """Go on from the last checkpoint of a run: give its folder in place of the course file."""
+    profile: bool = False
+    """Tell where the time went: training, messages, and so on. It costs COST of the time."""
     json: bool = False
     """One JSON object per line on stdout instead of text."""
 
@@ -69,12 +73,17 @@ def simulate_command(arguments: list[str]) -> int:
     """The command: FILE and options. Returns the exit code."""
     options = parse_options(SimulateOptions, arguments, "p2pfl simulate")
     torch.set_num_threads(1)
+    with profiling() if options.profile else nullcontext() as profile:
+        return _run(options, Path(arguments[0]), profile)
+
+
+def _run(options: SimulateOptions[Any], where: Path, profile: Profile | None) -> int:
     started = time.perf_counter()
     compute = make_compute(options.compute)
-    start = _start(options, Path(arguments[0]))
+    start = _start(options, where)
     setup = prepare(options.config)
     display = Display(as_json=options.json, total=options.config.course.rounds)
-    with _folder(options, Path(arguments[0]), start) as folder, display:
+    with _folder(options, where, start) as folder, display:
         display.line(f"{setup.topology!r}, {setup.dataset!r}, {setup.model!r}")
         for note in topology_notes(options.config):
             display.line(f"note: {note}")
@@ -97,6 +106,8 @@ def simulate_command(arguments: list[str]) -> int:
         outcome = replace(outcome, rounds=[*(Round(**row) for row in folder.earlier), *outcome.rounds])
         figures = _figures(options.config, outcome, time.perf_counter() - started)
         folder.model(setup.model.layout, outcome.params)
+        if profile is not None:
+            figures["profile"] = profile.figures()
         folder.report(figures)
     _show_end(display, outcome, figures, folder)
     return 0
@@ -186,9 +197,10 @@ class _Stretch:
 
         def roles(seat: int, compute: Compute) -> tuple[object, ...]:
             played = setup.roles(seat, compute, stop)
-            resuming = (role for role in played if isinstance(role, Resumes))
-            for role, state in zip(resuming, start.roles.get(seat, ()), strict=False):
-                role.resume(state)
+            if seat in start.roles:
+                resuming = (role for role in played if isinstance(role, Resumes))
+                for role, state in zip(resuming, start.roles[seat], strict=True):
+                    role.resume(state)
             return played
 
         config = setup.config
@@ -244,6 +256,10 @@ def _told(display: Display, folder: RunFolder) -> Observer:
 
 
 def _show_end(display: Display, outcome: Outcome, figures: dict[str, Any], folder: RunFolder) -> None:
+    if "profile" in figures:
+        profiled = figures.pop("profile")
+        display.row("profile", **profiled)
+        display.table(profile_table(profiled))
     display.row("report", **figures, folder=str(folder.path))
     names = sorted({name for done in outcome.rounds for name in done.metrics})
     shown = outcome.rounds if len(outcome.rounds) <= 12 else [*outcome.rounds[:3], *outcome.rounds[-8:]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from p2pfl.errors import MessageError, RemoteProtocolError
@@ -34,6 +35,11 @@ class _Entry(NamedTuple):
     reply: type[Message] | None  # None for a statement
 
 
+@lru_cache(maxsize=1024)
+def _check_tags(kinds: tuple[type[Message], ...]) -> None:
+    Vocabulary(kinds)  # which refuses what cannot be told apart
+
+
 class Dispatch:
     """The roles of a node as one table from tags to handlers."""
 
@@ -54,7 +60,7 @@ class Dispatch:
         for kind, handler in handlers_of(wanted).items():
             reply = reply_type(kind) if issubclass(kind, Request) else None
             table[kind] = _Entry(kind, handler, not inspect.iscoroutinefunction(handler), reply)
-        Vocabulary([*table, *(entry.reply for entry in table.values() if entry.reply is not None)])  # all tags differ
+        _check_tags((*table, *(entry.reply for entry in table.values() if entry.reply is not None)))
         self._roles = wanted
         self._table = {kind.tag: entry for kind, entry in table.items()}
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
 
 from p2pfl.errors import ConfigError, LinkRefused, UserError
 from p2pfl.link.base import Link, Listener, Mountable, Transport
@@ -159,7 +159,7 @@ class Node:
         """
         if not self._open:
             return
-        runners = [role for role in self._roles if _runs(type(role))]
+        runners = [cast("Runs", role) for role in self._roles if _runs(type(role))]  # type: ignore[arg-type]  # a class
         parts = {f"run {type(role).__name__} {index}": role.run(self) for index, role in enumerate(runners)}
         await self._stage.play(parts or {"serve": self._stopping.wait()})
 

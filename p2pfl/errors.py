@@ -19,7 +19,8 @@ P2pflError
 │   └── RemoteProtocolError   the peer sent what the protocol forbids
 ├── MessageError              a message of our own that cannot be sent (a type, a field, a size)
 ├── RemoteError               the peer's handler failed; names the node, the request and the reason
-└── CourseError               a course that cannot go on
+├── CourseError               a course that cannot go on
+└── ComputeError              a job that could not be computed where it was sent
 """
 
 from __future__ import annotations
@@ -115,3 +116,13 @@ class RemoteError(P2pflError):
 
 class CourseError(P2pflError):
     """A course cannot go on."""
+
+
+class ComputeError(P2pflError):
+    """A job could not be computed where it was sent."""
+
+
+def require(holds: bool, sentence: str) -> None:
+    """Raise ConfigError with this sentence unless what the user gave can be."""
+    if not holds:
+        raise ConfigError(sentence)

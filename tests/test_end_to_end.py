@@ -249,8 +249,8 @@ class _Ended:
     def __init__(self) -> None:
         self.error: asyncio.Future[LinkError] = asyncio.get_running_loop().create_future()
 
-    def admit(self, head: bytes, sizes: tuple[int, ...]) -> tuple[memoryview, ...]:
-        return tuple(memoryview(bytearray(size)) for size in sizes)
+    def admit(self, head: bytes, sizes: tuple[int, ...]) -> bool:
+        return True
 
     def packet_received(self, packet: Packet) -> None:
         pass

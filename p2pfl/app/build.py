@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from p2pfl.app.config import COURSES, Config, TopologySpec
-from p2pfl.compute.inline import Inline
 from p2pfl.compute.job import Compute
-from p2pfl.compute.threads import Threads
 from p2pfl.courses.course import Course, Place
 from p2pfl.courses.learner import Learner
 from p2pfl.errors import ConfigError
 from p2pfl.learn.data import Dataset, Shard, load_dataset
-from p2pfl.learn.lookup import unknown
 from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.partition import partition
 from p2pfl.learn.train import fit
@@ -22,11 +19,9 @@ from p2pfl.topology.families import build
 from p2pfl.topology.file import loads
 from p2pfl.topology.schedule import Schedule
 
-__all__ = ["COMPUTES", "Setup", "build_topology", "make_compute", "prepare", "topology_notes"]
+__all__ = ["Setup", "build_topology", "prepare", "topology_notes"]
 
 _ALL_AWAKE = 1000  # clients up to which a simulation holds all of them at once, as hosts would
-
-COMPUTES: dict[str, Callable[[], Compute]] = {"inline": Inline, "threads": Threads}
 
 
 class _BySeat(Mapping[int, Shard]):
@@ -83,13 +78,6 @@ class Setup:
         """The roles of one seat. `stop`: the round, from 0, before which they pause."""
         place = Place(seat, self.topology, self.learner(seat, compute), self.config.course, stop)
         return self.course.play(place)
-
-
-def make_compute(name: str) -> Compute:
-    """Where training runs. Raises ConfigError for a name that is none of COMPUTES."""
-    if name not in COMPUTES:
-        raise unknown("--compute", name, COMPUTES)
-    return COMPUTES[name]()
 
 
 def build_topology(spec: TopologySpec, course: Course) -> Schedule:

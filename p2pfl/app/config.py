@@ -21,8 +21,10 @@ from p2pfl.courses.fedavg import FEDAVG
 from p2pfl.courses.hierarchical import HIERARCHICAL
 from p2pfl.errors import ConfigError
 from p2pfl.learn.specs import DataSpec, ModelSpec, Option, PartitionSpec, TrainSpec
+from p2pfl.sim.availability import AvailabilitySpec
 from p2pfl.sim.devices import DeviceSpec
 from p2pfl.sim.network import NetworkSpec
+from p2pfl.sim.profiles import PROFILES
 from p2pfl.topology.file import dumps, load
 
 __all__ = [
@@ -63,7 +65,7 @@ class Config(Generic[SettingsT]):
 
     course: SettingsT
     seed: int = 0
-    """Rules all that is drawn: data split, initial model, cohorts, batches, network, devices."""
+    """Rules all that is drawn: data split, initial model, cohorts, batches, network, devices, availability."""
     topology: TopologySpec = field(default_factory=TopologySpec)
     data: DataSpec = field(default_factory=DataSpec)
     partition: PartitionSpec = field(default_factory=PartitionSpec)
@@ -71,6 +73,7 @@ class Config(Generic[SettingsT]):
     train: TrainSpec = field(default_factory=TrainSpec)
     network: NetworkSpec = field(default_factory=NetworkSpec)
     devices: DeviceSpec = field(default_factory=DeviceSpec)
+    availability: AvailabilitySpec = field(default_factory=AvailabilitySpec)
 
 
 def load_config(path: Path) -> Config[Any]:
@@ -101,17 +104,25 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def with_topology(config: Config[Any], folder: Path = Path()) -> Config[Any]:
-    """The configuration with the text of its topology file, which is looked for in `folder` and on the shelf."""
-    spec = config.topology
-    if not spec.file or spec.text:
-        return config
-    beside = folder / spec.file
-    found = load(beside if beside.is_file() else spec.file)
-    return dataclasses.replace(config, topology=dataclasses.replace(spec, text=dumps(found)))
+    """The configuration with the text of its topology file, which is looked for in `folder` and on the shelf.
+
+    The path of an availability trace, which is looked for in `folder` too, becomes absolute.
+    """
+    topology, availability = config.topology, config.availability
+    if topology.file and not topology.text:
+        beside = folder / topology.file
+        found = load(beside if beside.is_file() else topology.file)
+        topology = dataclasses.replace(topology, text=dumps(found))
+    if availability.trace:
+        availability = dataclasses.replace(availability, trace=str((folder / availability.trace).absolute()))
+    return dataclasses.replace(config, topology=topology, availability=availability)
 
 
 def from_mapping(given: Mapping[str, Any]) -> Config[Any]:
-    """A Config of nested tables. Raises ConfigError naming the field, and the nearest name for one that is unknown."""
+    """A Config of nested tables. `[world] profile` has the name of a profile, whose values are defaults.
+
+    Raises ConfigError naming the field, and the nearest name for one that is unknown.
+    """
     course = given.get("course")
     if not isinstance(course, Mapping) or not isinstance(course.get("name"), str):
         raise ConfigError(f'course.name is missing; write [course] and name = "..." (one of {", ".join(COURSES)})')
@@ -119,9 +130,25 @@ def from_mapping(given: Mapping[str, Any]) -> Config[Any]:
     if name not in COURSES:
         raise ConfigError(f"course.name is {name!r}, which is no course{_nearest(name, COURSES)}")
     types: dict[str, Any] = typing.get_type_hints(Config) | {"course": COURSES[name].settings}
-    _known("", given, types)
+    _known("", given, [*types, "world"])
+    given = _with_profile(given)
     values = {section: _section(section, types[section], value) for section, value in given.items()}
     return Config(**values)
+
+
+def _with_profile(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the table [world]: the values of its profile are in the other tables, where these do not have them."""
+    tables = dict(given)
+    world = tables.pop("world", {"profile": ""})
+    if not isinstance(world, Mapping) or list(world) != ["profile"] or not isinstance(world["profile"], str):
+        raise ConfigError(f'world is {world!r}; write [world] and profile = "..." (one of {", ".join(PROFILES)})')
+    profile = world["profile"]
+    if profile and profile not in PROFILES:
+        raise ConfigError(f"world.profile is {profile!r}, which is no profile{_nearest(profile, PROFILES)}")
+    for section, values in PROFILES.get(profile, {}).items():
+        own = tables.get(section, {})
+        tables[section] = {**values, **own} if isinstance(own, Mapping) else own
+    return tables
 
 
 def _section(name: str, kind: Any, value: Any) -> Any:
@@ -156,7 +183,7 @@ def to_mapping(config: Config[Any]) -> dict[str, Any]:
 def course_hash(config: Config[Any]) -> str:
     """What all nodes of a course must agree on, as 32 hex digits. Not in it: where a host keeps its own files."""
     agreed = to_mapping(config)
-    for simulated in ("network", "devices"):
+    for simulated in ("network", "devices", "availability"):
         del agreed[simulated]
     if any(mark in config.data.source for mark in "/.{"):
         agreed["data"]["source"] = "local files"

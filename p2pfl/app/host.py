@@ -21,7 +21,8 @@ import orjson
 import torch
 import tyro
 
-from p2pfl.app.build import Setup, make_compute, prepare, topology_notes
+from p2pfl.app.build import Setup, prepare, topology_notes
+from p2pfl.app.computes import ComputeOptions, make_compute
 from p2pfl.app.config import Config, course_hash, from_mapping, load_config, to_mapping, with_topology
 from p2pfl.app.console import Display
 from p2pfl.app.options import parse
@@ -81,8 +82,7 @@ class NodeOptions:
     """Certificates that other ends must be signed by."""
     code: tuple[str, ...] = ()
     """Import paths that a peer's course may name as model or loss, such as my_model:Net: code of this host only."""
-    compute: str = "threads"
-    """Where training runs: threads or inline."""
+    compute: ComputeOptions = field(default_factory=ComputeOptions)
     runs: Path = Path("runs")
     """Where run folders are made."""
     run: str = ""
@@ -149,7 +149,7 @@ class Host:
 
     def __init__(self, options: NodeOptions, config: Config[Any] | None, data: LocalData) -> None:
         """Raises UserError for keys, trust and certificates that cannot work."""
-        self._compute = make_compute(options.compute)
+        self._compute = make_compute(options.compute, auto="threads")
         self._options = options
         self._config = config
         self._data = data

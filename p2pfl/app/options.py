@@ -23,7 +23,7 @@ def parse(options: Any, arguments: list[str], program: str, default: Any = None)
     said = io.StringIO()
     try:
         with redirect_stderr(said):
-            return tyro.cli(options, prog=program, args=arguments, default=default)
+            return tyro.cli(options, prog=program, args=_spelt_out(arguments), default=default)
     except SystemExit as end:
         if not end.code:
             raise
@@ -58,3 +58,16 @@ def _sentence(said: str, program: str) -> str:
     nearest = get_close_matches(given[0], meant, 1, 0.0) if given else []
     mend = f"did you mean {nearest[0]}?" if nearest else f"see {program} --help"
     return f"{wrong[:1].lower()}{wrong[1:].rstrip('.')}; {mend}"
+
+
+def _spelt_out(arguments: list[str]) -> list[str]:
+    """A command line with `--compute NAME` as `--compute.name NAME`.
+
+    >>> _spelt_out(["--compute", "ray", "--compute.workers=2"])
+    ['--compute.name', 'ray', '--compute.workers=2']
+    """
+    short = {"--compute": "--compute.name"}
+    return [
+        f"--compute.name={each.removeprefix('--compute=')}" if each.startswith("--compute=") else short.get(each, each)
+        for each in arguments
+    ]

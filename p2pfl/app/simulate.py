@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -14,20 +14,21 @@ import torch
 import tyro
 from torch import Tensor
 
-from p2pfl.app.build import Setup, make_compute, prepare, topology_notes
+from p2pfl.app.build import Setup, prepare, topology_notes
 from p2pfl.app.checkpoint import Checkpoint, Standing
+from p2pfl.app.computes import ComputeOptions, make_compute
 from p2pfl.app.config import Config, course_hash, load_config
 from p2pfl.app.console import Display, table
 from p2pfl.app.options import parse_options
 from p2pfl.app.profile import Profile, profile_table, profiling
 from p2pfl.app.run import RunFolder, model_hash
-from p2pfl.compute.inline import Inline
+from p2pfl.compute.cohort import Cohort
 from p2pfl.compute.job import Compute
 from p2pfl.courses.course import HoldsModel, Resumes
 from p2pfl.errors import ConfigError
 from p2pfl.node.events import CourseEnded, Event, UpdateMissing
 from p2pfl.sim.loop import run_virtual
-from p2pfl.sim.report import Recorder, Round
+from p2pfl.sim.report import Recorder, Round, seconds_to_accuracy
 from p2pfl.sim.world import Observer, World
 
 __all__ = ["Outcome", "SimulateOptions", "simulate", "simulate_command"]
@@ -44,14 +45,13 @@ class SimulateOptions(Generic[SettingsT]):
     """Where run folders are made."""
     run: str = ""
     """Name of the run folder; by default course, hash and date."""
-    compute: str = "inline"
-    """Where training runs: inline or threads."""
+    compute: ComputeOptions = field(default_factory=ComputeOptions)
     checkpoint_every: int = 0
     """Rounds between two checkpoints, at which all nodes pause; 0: none are made."""
     resume: bool = False
     """Go on from the last checkpoint of a run: give its folder in place of the course file."""
     profile: bool = False
-    """Tell where the time went: training, messages, and so on. It costs COST of the time."""
+    """Tell where the time went: training, messages, and so on. It costs about 3% more time."""
     json: bool = False
     """One JSON object per line on stdout instead of text."""
 
@@ -79,7 +79,7 @@ def simulate_command(arguments: list[str]) -> int:
 
 def _run(options: SimulateOptions[Any], where: Path, profile: Profile | None) -> int:
     started = time.perf_counter()
-    compute = make_compute(options.compute)
+    compute = make_compute(options.compute, auto="cohort")
     start = _start(options, where)
     setup = prepare(options.config)
     display = Display(as_json=options.json, total=options.config.course.rounds)
@@ -141,6 +141,7 @@ def _figures(config: Config[Any], outcome: Outcome, seconds: float) -> dict[str,
         "rounds": len(outcome.rounds),
         "ended": outcome.reason,
         "metrics": outcome.rounds[-1].metrics if outcome.rounds else {},
+        "seconds_to_accuracy": seconds_to_accuracy(outcome.rounds, getattr(config.course, "target_accuracy", 0.0)),
         "bytes": outcome.bytes,
         "packets": outcome.packets,
         "virtual_seconds": outcome.virtual_seconds,
@@ -162,7 +163,7 @@ def simulate(
     Computes on the loop itself unless told where. `start`: go on from there; `saved` is given every checkpoint, if
     `start.standing.every` asks for some. Raises Stalled, naming what is waited for, and what roles raise.
     """
-    stretch = _Stretch(setup, compute or Inline(), ended, told)
+    stretch = _Stretch(setup, compute or Cohort(), ended, told)
     rounds: list[Round] = []
     reached = start or Checkpoint()
     while True:
@@ -204,8 +205,17 @@ class _Stretch:
             return played
 
         config = setup.config
+        n = setup.topology.n
         world = World(
-            setup.topology.n, roles, self.compute, config.network, config.devices, config.seed, setup.sleepers
+            n,
+            roles,
+            self.compute,
+            config.network,
+            config.devices,
+            config.seed,
+            setup.sleepers,
+            config.availability,
+            sorted(set(range(n)).difference(setup.shards)),
         )
         expected = 1 if self.coordinated else setup.topology.n
         recorder = Recorder(world.wire, expected, self.ended, self.told, before.bytes)
@@ -269,6 +279,9 @@ def _show_end(display: Display, outcome: Outcome, figures: dict[str, Any], folde
         for done in shown
     ]
     display.table(table("report", ["round", "virtual s", "MB", *names], rows))
+    reached: dict[str, float] = figures["seconds_to_accuracy"]
+    if reached:
+        display.line("accuracy " + ", ".join(f"{level} after {at:.2f} s" for level, at in reached.items()))
     display.line(
         f"{outcome.virtual_seconds:.2f} virtual seconds in {figures['seconds']:.2f} real ones, "
         f"{outcome.bytes / 1e6:.2f} MB"

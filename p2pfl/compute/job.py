@@ -11,10 +11,10 @@ from torch import Tensor
 from p2pfl.learn.data import Shard
 from p2pfl.learn.evaluate import Evaluation, evaluate
 from p2pfl.learn.model import Model
-from p2pfl.learn.specs import TrainSpec
-from p2pfl.learn.train import FitResult, fit
+from p2pfl.learn.tiers import fit_one
+from p2pfl.learn.train import Fit, FitResult
 
-__all__ = ["Compute", "EvaluateJob", "FitJob", "Job", "alone", "outcome"]
+__all__ = ["Compute", "EvaluateJob", "FitJob", "Job", "alone", "outcome", "portable"]
 
 ResultT_co = TypeVar("ResultT_co", covariant=True)
 ResultT = TypeVar("ResultT")
@@ -39,15 +39,8 @@ class Job(Protocol[ResultT_co]):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FitJob:
-    """Local training of one client. `params` has shape (layout.numel,) and stays as it is."""
-
-    params: Tensor
-    model: Model
-    shard: Shard
-    spec: TrainSpec
-    seed: int
-    round: int
+class FitJob(Fit):
+    """Local training of one client."""
 
     @property
     def examples(self) -> int:
@@ -61,7 +54,7 @@ class FitJob:
         return self.params.nbytes
 
     def __call__(self) -> FitResult:
-        return fit(self.params, self.model, self.shard, self.spec, self.seed, self.round)
+        return fit_one(self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,12 +100,17 @@ def outcome(job: Job[ResultT]) -> ResultT | Exception:
     """Do the job here and now: its result, or what it raised."""
     try:
         return job()
-    except StopIteration as error:  # no future can carry it, and a coroutine turns it into this, too
-        stopped = RuntimeError("the job raised StopIteration")
-        stopped.__cause__ = error
-        return stopped
     except Exception as error:  # noqa: BLE001 - carried over to whoever awaits the job
+        return portable(error)
+
+
+def portable(error: Exception) -> Exception:
+    """The error as a future can carry it: a StopIteration cannot be, and a coroutine turns it into this, too."""
+    if not isinstance(error, StopIteration):
         return error
+    stopped = RuntimeError("the job raised StopIteration")
+    stopped.__cause__ = error
+    return stopped
 
 
 async def alone(compute: Compute, job: Job[ResultT]) -> ResultT:

@@ -14,10 +14,11 @@ from p2pfl.errors import ConfigError
 from p2pfl.learn.batches import batches
 from p2pfl.learn.data import Shard
 from p2pfl.learn.lookup import unknown
+from p2pfl.learn.memory import duplicate
 from p2pfl.learn.model import Model
 from p2pfl.learn.specs import TrainSpec
 
-__all__ = ["Fit", "FitResult", "fit", "learning_rate", "mean_loss"]
+__all__ = ["Fit", "FitResult", "fit", "fit_plainly", "learning_rate", "mean_loss"]
 
 Gradients = tuple[Tensor, ...]
 Step = Callable[[Gradients], None]  # one update of the weights by a batch's gradients
@@ -60,20 +61,27 @@ def fit(
     round: int = 0,
     drift: Tensor | None = None,
 ) -> FitResult:
-    """Train `params` on a client's examples, one plain step after the other: what all other ways are measured by.
+    """Train `params` on a client's examples. The arguments are those of `Fit`.
 
-    The arguments are those of `Fit`. A client without examples gives the parameters back. Raises ConfigError if the
-    vector or the optimizer's parameters do not fit.
+    A client without examples gives the parameters back. Raises ConfigError if the vector or the optimizer's parameters
+    do not fit.
+    """
+    return fit_plainly(Fit(params, model, shard, spec, seed, round, drift))
+
+
+def fit_plainly(work: Fit) -> FitResult:
+    """One plain step after the other: what all faster ways are measured by.
 
     References: plain SGD as in McMahan et al., AISTATS 2017; `spec.proximal` as in Li et al., "Federated Optimization
     in Heterogeneous Networks", MLSys 2020, https://arxiv.org/abs/1812.06127; momentum and weight decay as in torch.
     """
-    flat = params.clone()
+    model, spec = work.model, work.spec
+    flat = duplicate(work.params)
     losses: list[Tensor] = []
     sizes: list[int] = []
-    with model.using(flat, training=True, seed=seed) as weights:
-        step = _stepper(_Run(flat, params, weights, model, drift), spec, learning_rate(spec, round))
-        for x, y in batches(shard, spec, seed):
+    with model.using(flat, training=True, seed=work.seed) as weights:
+        step = _stepper(_Run(flat, work.params, weights, model, work.drift), spec, work.lr)
+        for x, y in batches(work.shard, spec, work.seed):
             loss = model.loss(model.module(x), y)
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
             if any(gradient is None for gradient in gradients):
@@ -85,7 +93,7 @@ def fit(
             step(gradients)
             losses.append(loss.detach())
             sizes.append(len(y))
-    return FitResult(flat, len(shard), mean_loss(losses, sizes), len(sizes))
+    return FitResult(flat, len(work.shard), mean_loss(losses, sizes), len(sizes))
 
 
 def mean_loss(losses: Sequence[Tensor], sizes: Sequence[int]) -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from p2pfl.errors import LinkError
+from p2pfl.link.ram import ram_bytes
 from p2pfl.wire.packet import Packet
 
 __all__ = ["Link", "LinkLimits", "LinkStatistics", "Listener", "Mountable", "Receiver", "Transport"]
@@ -28,10 +29,10 @@ class LinkStatistics:
 class Receiver(Protocol):
     """Who sits at the end of a link. All three are called on the event loop and must not block."""
 
-    def admit(self, head: bytes, sizes: tuple[int, ...]) -> tuple[memoryview, ...]:
-        """Give the writable buffers, of just these `sizes` in bytes, that an announced packet is written into.
+    def admit(self, head: bytes, sizes: tuple[int, ...]) -> bool:
+        """Whether the buffers of an announced packet, of `sizes` in bytes, were agreed: if not, they must be small.
 
-        Raises RemoteProtocolError to refuse it, which ends the link. Nothing has been allocated by then.
+        Raises RemoteProtocolError to refuse them, which ends the link. Nothing has been allocated by then.
         Links that pass buffers by reference do not call it.
         """
 
@@ -54,6 +55,7 @@ class Link(Protocol):
     remote_caps: dict[str, object]  # what the other end said about itself in the handshake (not to be trusted)
     channel_id: bytes  # the same at both ends and on no other link; what end-to-end signatures are bound to
     statistics: LinkStatistics
+    renew_at: float  # when, on the loop's clock, a new link should take its place; infinite if it has no keys
 
     def start(self, receiver: Receiver) -> None:
         """Begin to deliver. What arrived before waits until then."""
@@ -94,6 +96,8 @@ class LinkLimits:
     max_message: int = 1 << 30  # bytes of all buffers of one packet
     max_buffers: int = 4096  # buffers of one packet
     max_streams: int = 64  # packets of one link that may be under way at once
+    max_under_way: int = 64 << 20  # bytes of them together, those aside whose tensors were agreed
+    max_under_way_in_all: int = field(default_factory=lambda: ram_bytes() // 4)  # bytes, on all links of one transport
     upgrade_seconds: float = 10.0  # from TCP accept to the WebSocket upgrade
     handshake_seconds: float = 5.0  # from the upgrade to the last handshake message
     half_open: int = 64  # handshakes under way, over all addresses
@@ -104,6 +108,7 @@ class LinkLimits:
     progress_bytes: int = 16 * 1024  # a transfer must average this many bytes a second ...
     progress_seconds: float = 30.0  # ... over this long
     high_water: int = 1 << 20  # queued bytes above which drain() waits
+    renew_seconds: float = 86_400.0  # whoever dialled a link makes a new one, with new keys, after so long
     loopback_exempt: bool = field(default=True)  # the per-host limits do not apply to 127.0.0.0/8 and ::1
 
 

@@ -34,6 +34,7 @@ from p2pfl.wire.packet import Packet
 
 __all__ = ["MemoryLink", "MemoryListener", "MemoryNetwork", "MemoryTransport"]
 
+CONNECT_SECONDS = 127.0  # after which Linux gives up a connection that nobody answers, and so do we
 GOODBYE_SECONDS = 2.0  # how long close() waits for the other end
 RECORD_OVERHEAD = 18  # bytes by which a record is longer on a socket: its length and its authentication tag
 
@@ -49,7 +50,8 @@ class MemoryNetwork:
     `delay(source, destination, bytes)` gives the seconds from sending to arrival; a packet never overtakes an earlier
     one of its link. Without a delay a packet arrives in the next turn of the loop. `lines(source, destination)` gives
     the same as a function of bytes, once for each direction of a link: for a network that keeps something there.
-    `wake(name)` is awaited when somebody dials a name at which nobody listens; it may change that.
+    `wake(name)` is awaited when somebody dials a name at which nobody listens; it may change that. `opened(link)` is
+    told of each new link: its dialler's end.
     """
 
     def __init__(
@@ -58,13 +60,16 @@ class MemoryNetwork:
         limits: LinkLimits | None = None,
         lines: Lines | None = None,
         wake: Wake | None = None,
+        opened: Callable[[MemoryLink], None] | None = None,
     ) -> None:
         self._lines = lines if lines is not None else None if delay is None else partial(partial, delay)
         self.limits = limits or LinkLimits()
         self.wake = wake
+        self._opened = opened
         self.doors: dict[str, MemoryListener] = {}
-        self.links: dict[frozenset[str], list[MemoryLink]] = {}  # pair of peer ids -> both ends of its open links
+        self.links: dict[str, dict[MemoryLink, None]] = {}  # peer id -> its ends of open links
         self.partitions: set[frozenset[str]] = set()  # pairs between which nothing passes
+        self.offline: dict[str, asyncio.Event] = {}  # who cannot be reached, and reaches nobody; set once that is over
         self._dials = 0
         self._agenda: list[tuple[float, int, MemoryLink]] = []  # a heap of arrivals: when, a running number, from whom
         self._arrivals = 0
@@ -82,13 +87,27 @@ class MemoryNetwork:
         near = MemoryLink(dialler, door.transport, channel_id, initiator=True)
         far = MemoryLink(door.transport, dialler, channel_id, initiator=False)
         near.peer, far.peer = far, near
-        self.links.setdefault(near.pair, []).extend((near, far))
+        for link in (near, far):
+            self.links.setdefault(link.local, {})[link] = None
+        if self._opened is not None:
+            self._opened(near)
         return near, far
 
     def cut(self, a: str, b: str) -> None:
         """Break all links between two peers: what is under way is lost, and both ends are told LinkTruncated."""
-        for link in tuple(self.links.get(frozenset((a, b)), ())):
-            link.abort(LinkTruncated(f"the link to {link.remote[:10]} was cut"))
+        for link in self._between(a, b):
+            link.cut("the link was cut")
+
+    def take_offline(self, peer_id: str) -> None:
+        """Cut all links of a peer, and let nobody dial it, nor it anybody, until `bring_online`."""
+        self.offline.setdefault(peer_id, asyncio.Event())
+        for link in tuple(self.links.get(peer_id, ())):
+            link.cut(f"{peer_id[:10]} went offline")
+
+    def bring_online(self, peer_id: str) -> None:
+        """Let a peer dial, and be dialled, again."""
+        if (away := self.offline.pop(peer_id, None)) is not None:
+            away.set()
 
     def partition(self, a: str, b: str) -> None:
         """Let nothing pass between two peers, and tell nobody. What is held up passes after `heal`, as with TCP."""
@@ -96,10 +115,14 @@ class MemoryNetwork:
 
     def heal(self, a: str, b: str) -> None:
         """End a partition."""
-        pair = frozenset((a, b))
-        self.partitions.discard(pair)
-        for link in self.links.get(pair, ()):
+        self.partitions.discard(frozenset((a, b)))
+        for link in self._between(a, b):
             link.release()
+
+    def _between(self, a: str, b: str) -> list[MemoryLink]:
+        """Both ends of all open links between two peers."""
+        pairs = ((a, b), (b, a))
+        return [link for local, remote in pairs for link in self.links.get(local, ()) if link.remote == remote]
 
     def line(self, source: str, destination: str) -> Callable[[int], float] | None:
         """Bytes to seconds in one direction of a link; None: there is no delay."""
@@ -148,7 +171,7 @@ class MemoryTransport:
         """Link to whoever listens at the address; see Transport."""
         name = _name(address)
         door = self.network.doors.get(name)
-        if door is None and self.network.wake is not None:
+        if door is None and self.network.wake is not None and self.peer_id not in self.network.offline:
             await self.network.wake(name)
             door = self.network.doors.get(name)
         if door is None:
@@ -160,6 +183,12 @@ class MemoryTransport:
             raise UntrustedPeer(f"{answering} answers at memory:{name}, where {expect} was expected")
         if frozenset((answering, self.peer_id)) in self.network.partitions:
             raise PeerUnreachable(f"memory:{name} does not answer")
+        for end in (self.peer_id, answering):
+            if (away := self.network.offline.get(end)) is not None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CONNECT_SECONDS):
+                        await away.wait()
+                raise PeerUnreachable(f"memory:{name} does not answer: {end[:10]} is offline")
         near, far = self.network.connect(self, door)
         door.admit(far)
         return near
@@ -223,6 +252,7 @@ class MemoryLink:
         "peer",
         "remote",
         "remote_caps",
+        "renew_at",
         "statistics",
     )
 
@@ -236,6 +266,7 @@ class MemoryLink:
         self.remote_caps = dict(far.caps)
         self.channel_id = channel_id
         self.statistics = LinkStatistics()
+        self.renew_at = math.inf
         self._network = near.network
         self._delay = near.network.line(self.local, self.remote)
         self._loop = asyncio.get_running_loop()
@@ -302,6 +333,11 @@ class MemoryLink:
             kind = LinkRefused if isinstance(error, LinkRefused) else LinkTruncated
             self._put(kind(f"{self.local[:10]} ended the link: {error}"), 0)
 
+    def cut(self, reason: str) -> None:
+        """Break the link: what is under way is lost, and both ends are told LinkTruncated."""
+        for end in (self, self.peer):
+            end.abort(LinkTruncated(reason))
+
     def release(self) -> None:
         """Let pass what a partition held up."""
         held, self._held = self._held, 0
@@ -366,10 +402,10 @@ class MemoryLink:
 
     def _end(self, error: LinkError) -> None:
         self._error = error
-        links = self._network.links[self.pair]
-        links.remove(self)
+        links = self._network.links[self.local]
+        del links[self]
         if not links:
-            del self._network.links[self.pair]
+            del self._network.links[self.local]
         if self._wake is not None:
             self._wake.set()
         if self._receiver is not None:

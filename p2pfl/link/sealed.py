@@ -7,7 +7,8 @@ reads; a third exists for the moment in which the link ends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+import math
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from enum import IntEnum
 from typing import Protocol
@@ -64,9 +65,15 @@ class MessageSocket(Protocol):
 
 
 class SealedLink:
-    """An open link; see `Link`."""
+    """An open link; see `Link`. `spare` tells how many bytes there are for packets under way on all links."""
 
-    def __init__(self, socket: MessageSocket, channel: SecureChannel, limits: LinkLimits) -> None:
+    def __init__(
+        self,
+        socket: MessageSocket,
+        channel: SecureChannel,
+        limits: LinkLimits,
+        spare: Callable[[], float] = lambda: math.inf,
+    ) -> None:
         self.local = channel.local
         self.remote = channel.remote
         self.initiator = channel.initiator
@@ -76,8 +83,11 @@ class SealedLink:
         self._socket = socket
         self._channel = channel
         self._limits = limits
+        self._spare = spare
         self._loop = asyncio.get_running_loop()
+        self.renew_at = self._loop.time() + limits.renew_seconds
         self._outgoing = FrameWriter(limits.max_streams)
+        self._incoming: FrameReader | None = None  # while the link is open
         self._receiver: Receiver | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._ready = asyncio.Event()  # there may be records to send
@@ -94,7 +104,7 @@ class SealedLink:
         if self._error is not None:
             self._loop.call_soon(receiver.link_closed, self._error)
             return
-        incoming = FrameReader(self._limits, receiver.admit)
+        self._incoming = incoming = FrameReader(self._limits, receiver.admit, self._spare)
         self._watch_progress(incoming, {}, self._loop.time())
         self._spawn(self._read(incoming, receiver))
         self._spawn(self._write())
@@ -144,6 +154,7 @@ class SealedLink:
         if self._error is not None:
             return
         self._error = error
+        self._incoming = None
         self._room.set()
         if self._watch is not None:
             self._watch.cancel()
@@ -151,6 +162,11 @@ class SealedLink:
             self._loop.call_soon(self._receiver.link_closed, error)
         running = tuple(self._tasks)
         self._spawn(self._shut(running, _code_for(error)))
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of memory that packets on their way in take."""
+        return 0 if self._incoming is None else self._incoming.reserved
 
     async def wait_ended(self) -> None:
         """Wait until the link has ended and its socket is closed."""
@@ -236,7 +252,7 @@ class SealedLink:
 class _Nobody:
     """The receiver of a link that is closed before anybody started it."""
 
-    def admit(self, head: bytes, sizes: tuple[int, ...]) -> tuple[memoryview, ...]:
+    def admit(self, head: bytes, sizes: tuple[int, ...]) -> bool:
         raise RemoteProtocolError("the link is closing")
 
     def packet_received(self, packet: Packet) -> None:

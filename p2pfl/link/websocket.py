@@ -80,7 +80,7 @@ class WebSocketTransport:
             identity=identity, trust=trust, network_key=network_key, network_name=network_name, caps=caps or {}
         )
         self._tls = tls
-        self._established: set[_Socket] = set()
+        self._established: dict[_Socket, SealedLink] = {}
         self._doorkeeper: Doorkeeper | None = None  # made with the first knock: it needs the loop's clock
 
     async def dial(self, address: str, expect: str | None = None) -> SealedLink:
@@ -195,8 +195,13 @@ class WebSocketTransport:
                 wire.cut()  # whoever cancels does not want to wait for a polite end
             await wire.close(CloseCode.HANDSHAKE)
             raise
-        self._established.add(wire)
-        return SealedLink(wire, handshake.channel, self.limits)
+        link = SealedLink(wire, handshake.channel, self.limits, self._spare)
+        self._established[wire] = link
+        return link
+
+    def _spare(self) -> int:
+        """Bytes of memory for packets that are under way, on any link. Counted anew: what is counted cannot leak."""
+        return self.limits.max_under_way_in_all - sum(link.reserved for link in self._established.values())
 
     def _session(self, target: Address) -> aiohttp.ClientSession:
         """One per link: nobody has to close a transport, and no pool of connections can run dry."""
@@ -288,7 +293,12 @@ class WebSocketListener:
 class _Socket:
     """A WebSocket of aiohttp, of either end, as a MessageSocket."""
 
-    def __init__(self, ws: WebSocket, established: set[_Socket], session: aiohttp.ClientSession | None = None) -> None:
+    def __init__(
+        self,
+        ws: WebSocket,
+        established: dict[_Socket, SealedLink],
+        session: aiohttp.ClientSession | None = None,
+    ) -> None:
         assert ws._writer is not None
         # aiohttp closes politely only: a peer that does not read could hold the socket, and what it holds, for ever
         self.transport = ws._writer.transport
@@ -317,7 +327,7 @@ class _Socket:
         raise error_of_close(self._ws.close_code)
 
     async def close(self, code: CloseCode) -> None:
-        self._established.discard(self)
+        self._established.pop(self, None)
         polite = False
         try:
             with suppress(TimeoutError):

@@ -56,7 +56,7 @@ class Connection:
     """The node's end of one link. Messages of the peer are started in the order in which they came, a few at a time."""
 
     __slots__ = (
-        "_asks", "_due", "_linger", "_peer_retires", "_pulse", "_queue", "_room", "_running", "_struck_out", "link",
+        "_asks", "_condemned", "_due", "_linger", "_peer_retires", "_pulse", "_queue", "_room", "_running", "link",
         "loop", "peer", "rtt_seconds", "session",
     )  # fmt: skip
 
@@ -74,7 +74,7 @@ class Connection:
         self._due = 0.0  # when the pulse is
         self._linger: asyncio.TimerHandle | None = None  # while retired
         self._peer_retires = False  # whether the peer, too, has said that it uses another link
-        self._struck_out = False
+        self._condemned = False
 
     def start(self) -> None:
         """Begin to take what comes."""
@@ -134,8 +134,8 @@ class Connection:
 
     # -- receiving: the three methods of a Receiver ----------------------------------------------------------------
 
-    def admit(self, head: bytes, sizes: tuple[int, ...]) -> tuple[memoryview, ...]:
-        """Memory for what the peer announces; see Receiver."""
+    def admit(self, head: bytes, sizes: tuple[int, ...]) -> bool:
+        """Whether what the peer announces was agreed; see Receiver."""
         return self.peer.dispatch.admit(head, sizes)
 
     def packet_received(self, packet: Packet) -> None:
@@ -171,7 +171,7 @@ class Connection:
         asks, self._asks = self._asks, {}
         for ask in asks.values():
             ask.sink(self._failure(ask.tag, str(error)) if isinstance(error, RemoteProtocolError) else error)
-        if isinstance(error, RemoteProtocolError) and not self._struck_out:
+        if isinstance(error, RemoteProtocolError) and not self._condemned:
             self.peer.strike(str(error))
 
     def _farewell(self, reason: str) -> None:
@@ -294,9 +294,12 @@ class Connection:
                 return
 
     def _strike(self, error: RemoteProtocolError) -> None:
-        if self.peer.strike(str(error)):
-            self._struck_out = True
-            self.link.abort(RemoteProtocolError(f"too many violations, the last: {error}"))
+        self.peer.strike(str(error))
+
+    def condemn(self, error: RemoteProtocolError) -> None:
+        """End the link, for violations that have been counted."""
+        self._condemned = True
+        self.link.abort(error)
 
     # -- keepalive and the end -------------------------------------------------------------------------------------
 

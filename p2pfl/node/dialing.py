@@ -6,6 +6,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -89,8 +90,7 @@ class Dialler:
             await asyncio.sleep(settings.yield_dial_seconds)  # the smaller id dials; we only if it cannot
         turn = 0
         while True:
-            if peer_id is not None and self._node.peer(peer_id).connected:
-                await self._loss(peer_id, backoff)
+            if peer_id is not None and self._node.peer(peer_id).connected and await self._lost(peer_id, backoff):
                 continue
             choice = addresses()
             try:
@@ -101,13 +101,16 @@ class Dialler:
             if link is not None:
                 peer_id = link.remote
                 self._node.accept(link)
-                await self._loss(peer_id, backoff)
+                await self._lost(peer_id, backoff)
             elif not choice:
                 await asyncio.sleep(backoff.next())
 
     async def _dial(self, address: str, peer_id: str | None, backoff: Backoff) -> Link | None:
         """A link, or None after a pause. Raises LinkToSelf for an address that we were given and that is our own."""
+        peer = None if peer_id is None else self._node.peer(peer_id)
         try:
+            if peer is not None:
+                peer.check_quarantine()
             return await self._node.transport.dial(address, peer_id)
         except LinkToSelf as error:
             pause = math.inf if peer_id is None else backoff.next()
@@ -115,16 +118,26 @@ class Dialler:
             if peer_id is None:
                 raise
         except (LinkError, ConfigError) as error:  # an address that is none may be hearsay
-            pause = backoff.next()
+            pause = max(backoff.next(), 0.0 if peer is None else peer.quarantine_seconds)
             self._node.emit(PeerUnreached(address, str(error), pause))
         await asyncio.sleep(pause)
         return None
 
-    async def _loss(self, peer_id: str, backoff: Backoff) -> None:
-        """Wait until the peer is not linked, and then a while: all who lost it would dial at once."""
-        loop = asyncio.get_running_loop()
+    async def _lost(self, peer_id: str, backoff: Backoff) -> bool:
+        """Wait until the peer is not linked, and then a while: all who lost it would dial at once.
+
+        False: it is linked, and the time for a new link has come. The old one serves on until nothing is open on it.
+        """
+        loop, peer = asyncio.get_running_loop(), self._node.peer(peer_id)
         since = loop.time()
-        await self._node.peer(peer_id).gone()
+        while peer.connected:
+            renew_at = peer.renew_at
+            if renew_at <= loop.time():
+                return False
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(renew_at if math.isfinite(renew_at) else None):
+                    await peer.gone()
         if loop.time() - since > self._node.settings.backoff_most_seconds:
             backoff.reset()  # only now: who takes links and ends them at once is not to be dialled without end
         await asyncio.sleep(backoff.next())
+        return True

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from p2pfl.errors import MessageError, RemoteProtocolError
 from p2pfl.node.events import Event, HandlerFailed
 from p2pfl.wire.codec import Body, Incoming, announced, decode, encode, outline
+from p2pfl.wire.frame import OversizeError
 from p2pfl.wire.message import Handler, Message, Request, Vocabulary, handlers_of, reply_type
-from p2pfl.wire.tensor import Schema
+from p2pfl.wire.tensor import Schema, schema_bytes
 
 if TYPE_CHECKING:
     from p2pfl.node.peer import Peer
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Dispatch", "HandlerError"]
 
 log = logging.getLogger("p2pfl.node")
+_MODELS_AT_ONCE = 2  # in one message; each is of agreed tensors
 
 
 class HandlerError(Exception):
@@ -64,8 +66,11 @@ class Dispatch:
         self._roles = wanted
         self._table = {kind.tag: entry for kind, entry in table.items()}
 
-    def admit(self, head: bytes, sizes: tuple[int, ...]) -> tuple[memoryview, ...]:
-        """Memory for the tensors of a message, once the head proves that they are what it says and what was agreed."""
+    def admit(self, head: bytes, sizes: tuple[int, ...]) -> bool:
+        """Whether the tensors of a message were agreed. False: nothing was, and any are taken.
+
+        Raises RemoteProtocolError if they are not what the head says, or others than agreed, or too many.
+        """
         expected: list[int] = []
         for schema in announced(head):
             if self.schemas and schema not in self.schemas:
@@ -73,7 +78,9 @@ class Dispatch:
             expected.extend(spec.nbytes for spec in schema)
         if sorted(expected) != sorted(sizes):
             raise RemoteProtocolError("the announced buffers are not those of the tensors in the head")
-        return tuple(memoryview(bytearray(size)) for size in sizes)
+        if self.schemas and sum(sizes) > _MODELS_AT_ONCE * max(map(schema_bytes, self.schemas)):
+            raise OversizeError(f"tensors of {sum(sizes)} bytes are over {_MODELS_AT_ONCE} times what was agreed")
+        return bool(self.schemas)
 
     def checked(self, kind: type[Message], content: Incoming) -> Message:
         """The message, if it is of `kind` and its tensors are as agreed. Raises RemoteProtocolError."""
@@ -126,6 +133,7 @@ class Dispatch:
     def _failed(self, entry: _Entry, peer: Peer, error: Exception) -> HandlerError:
         self.failures += 1
         reason = f"{type(error).__name__}: {error}"
-        log.error("handler of %s failed", entry.kind.tag, exc_info=error)
-        self._emit(HandlerFailed(peer.id, entry.kind.tag, reason))
+        if (ending := peer.line_ending()) is not None:
+            log.error("handler of %s failed%s", entry.kind.tag, ending, exc_info=error)
+            self._emit(HandlerFailed(peer.id, entry.kind.tag, reason + ending))
         return HandlerError(reason)

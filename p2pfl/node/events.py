@@ -91,7 +91,7 @@ class PeerRefused(Event):
 
 @dataclass(frozen=True, slots=True)
 class PeerMisbehaved(Event):
-    """A peer sent what it must not. After `settings.strikes` of these its link is cut."""
+    """A peer sent what it must not. After `settings.strikes` of these it is put into quarantine."""
 
     peer: str
     reason: str

@@ -56,6 +56,7 @@ async def call(node: Node, seats: Iterable[int]) -> list[Peer]:
 async def _dial(node: Node, member: Member) -> None:
     for address in member.addresses:
         try:
+            node.peer(member.id).check_quarantine()
             link = await node.transport.dial(address, member.id)
         except LinkError as error:
             node.emit(PeerUnreached(address, str(error), math.inf))

@@ -13,16 +13,7 @@ from p2pfl.errors import ConfigError, LinkRefused, UserError
 from p2pfl.link.base import Link, Listener, Mountable, Transport
 from p2pfl.node.dialing import Dialler
 from p2pfl.node.dispatch import Dispatch
-from p2pfl.node.events import (
-    Event,
-    EventStream,
-    Listening,
-    Observer,
-    PeerJoined,
-    PeerLost,
-    PeerMisbehaved,
-    PeerRefused,
-)  # fmt: skip
+from p2pfl.node.events import Event, EventStream, Listening, Observer, PeerJoined, PeerLost, PeerRefused
 from p2pfl.node.gossip import Gossip
 from p2pfl.node.meeting import call, dismiss, linked, meet
 from p2pfl.node.membership import MOST_CHARACTERS, Member, Membership
@@ -106,7 +97,7 @@ class Node:
         self._stage, self._open = Stage(), False
         self._stopping = asyncio.Event()
         self._end: asyncio.Task[None] | None = None
-        self._violations = 0
+        self.violations = 0  # of the protocol, by peers
         self.add(self.members, *roles)
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -272,7 +263,7 @@ class Node:
 
     def statistics(self) -> NodeStatistics:
         """Counts so far."""
-        return NodeStatistics.of(self._peers.counts(), len(self.peers), self.dispatch.failures, self._violations)
+        return NodeStatistics.of(self._peers.counts(), len(self.peers), self.dispatch.failures, self.violations)
 
     def accept(self, link: Link) -> None:
         """Take a link that a transport has made."""
@@ -329,11 +320,6 @@ class Node:
         """A peer is not linked any more."""
         self.emit(PeerLost(peer.id, reason))
         self.stir()
-
-    def misbehaved(self, peer: Peer, reason: str) -> None:
-        """A peer broke the protocol."""
-        self._violations += 1
-        self.emit(PeerMisbehaved(peer.id, reason))
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something that ends by itself, and in any case with the node."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import math
 from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from p2pfl.errors import LinkClosed, LinkError, LinkRefused, P2pflError
+from p2pfl.errors import LinkClosed, LinkError, LinkRefused, P2pflError, RemoteProtocolError
 from p2pfl.link.base import LinkStatistics
+from p2pfl.node.conduct import Conduct
 from p2pfl.node.connection import Connection
+from p2pfl.node.events import PeerMisbehaved
+from p2pfl.node.quota import LineQuota
 from p2pfl.node.statistics import PeerStatistics, summed
 from p2pfl.wire.codec import Body, encode
 from p2pfl.wire.message import Message, Request, reply_type
@@ -28,7 +31,9 @@ _MOST_CONNECTIONS = 4  # the active one, and duplicates that have not ended yet
 class Peer:
     """One other node, whether linked at the moment or not. It is the same object for as long as our node lives."""
 
-    __slots__ = ("_active", "_connections", "_gone", "_leaving", "_loss", "_node", "_past", "_strikes", "id")
+    __slots__ = (
+        "_active", "_conduct", "_connections", "_gone", "_leaving", "_loss", "_node", "_past", "_quota", "id",
+    )  # fmt: skip
 
     def __init__(self, node: Node, peer_id: str) -> None:
         self.id = peer_id
@@ -40,7 +45,8 @@ class Peer:
         self._gone = asyncio.Event()
         self._gone.set()
         self._past = LinkStatistics()  # of links that have ended
-        self._strikes: deque[float] = deque()  # when it broke the protocol
+        self._conduct = Conduct(node.settings)
+        self._quota: LineQuota | None = None  # of what is said of it; made with the first line
 
     # -- for roles -------------------------------------------------------------------------------------------------
 
@@ -140,6 +146,26 @@ class Peer:
         await connection.link.drain()
 
     @property
+    def renew_at(self) -> float:
+        """When the link to send upon is to be replaced by us, on the loop's clock: who dialled it sees to that."""
+        return self._active.link.renew_at if self._active is not None and self._active.link.initiator else math.inf
+
+    @property
+    def quarantine_seconds(self) -> float:
+        """For how long no link to it is made or taken."""
+        return self._conduct.quarantine(asyncio.get_running_loop().time())
+
+    def check_quarantine(self) -> None:
+        """Raises LinkRefused, saying for how long, if no link is to be made or taken."""
+        if seconds := self.quarantine_seconds:
+            raise LinkRefused(f"{self.label} broke the protocol too often: no link for another {seconds:.0f} s")
+
+    @property
+    def forgettable(self) -> bool:
+        """Whether it is of no account: there is no link, and nothing is held against it."""
+        return not self.audible and self._conduct.spotless(asyncio.get_running_loop().time())
+
+    @property
     def connections(self) -> tuple[Connection, ...]:
         """All that are open."""
         return tuple(self._connections)
@@ -151,12 +177,12 @@ class Peer:
     def attach(self, link: Link) -> None:
         """Take a new link. Of two that were dialled at once, both ends keep the one that the smaller id dialled.
 
-        Two that one end dialled: nobody dials while a link is up, so the old one must be dead over there.
+        Two that one end dialled: nobody dials while a good link is up, so the old one is dead over there or has served
+        its time, and both ends keep the newer.
 
-        Raises LinkRefused for a peer that broke the protocol too often.
+        Raises LinkRefused for a peer in quarantine.
         """
-        if self._struck_out:
-            raise LinkRefused(f"{self.label} broke the protocol too often, not long ago")
+        self.check_quarantine()
         new, old = Connection(self, link, self._node.settings.session), self._active
         if len(self._connections) == _MOST_CONNECTIONS:
             spare = next(connection for connection in self._connections if connection is not old)
@@ -200,19 +226,21 @@ class Peer:
             self._fall_back(str(error))
         self._node.stir()  # who waits to hear from it looks again
 
-    def strike(self, reason: str) -> bool:
-        """Note a violation; whether it is one too many."""
-        self._node.misbehaved(self, reason)
-        self._strikes.append(asyncio.get_running_loop().time())
-        return self._struck_out
+    def strike(self, reason: str) -> None:
+        """Note a violation. One too many ends all links."""
+        self._node.violations += 1
+        if (ending := self.line_ending()) is not None:
+            self._node.emit(PeerMisbehaved(self.id, reason + ending))
+        if self._conduct.strike(asyncio.get_running_loop().time()):
+            for connection in self.connections:
+                connection.condemn(RemoteProtocolError(f"too many violations, the last: {reason}"))
 
-    @property
-    def _struck_out(self) -> bool:
-        """Whether it broke the protocol so often, not long ago, that no link to it is taken."""
-        settings = self._node.settings
-        while self._strikes and self._strikes[0] <= asyncio.get_running_loop().time() - settings.strike_seconds:
-            self._strikes.popleft()
-        return len(self._strikes) >= settings.strikes
+    def line_ending(self) -> str | None:
+        """Leave for one line to a person that this peer provokes, and what to end it with. None: not so soon."""
+        now = asyncio.get_running_loop().time()
+        if self._quota is None:
+            self._quota = LineQuota(now)
+        return self._quota.take(now)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something that ends by itself, and in any case with our node."""

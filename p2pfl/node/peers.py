@@ -48,8 +48,8 @@ class Peers:
         return summed((self._past, *(peer.counts() for peer in self._known.values())))
 
     def forget(self, peer: Peer) -> None:
-        """Keep nothing of a peer but its counts. One that has a link stays."""
-        if not peer.audible and self._known.pop(peer.id, None) is not None:
+        """Keep nothing of a peer but its counts. One that has a link stays, and one that has misbehaved of late."""
+        if peer.forgettable and self._known.pop(peer.id, None) is not None:
             self._past = summed((self._past, peer.counts()))
 
     def __repr__(self) -> str:

@@ -20,5 +20,7 @@ class NodeSettings:
     backoff_first_seconds: float = 0.5  # upper end of the first random pause before a redial; doubles each time ...
     backoff_most_seconds: float = 30.0  # ... up to this
     yield_dial_seconds: float = 1.0  # the node with the larger id leaves the other so long to dial first
-    strikes: int = 3  # violations within `strike_seconds` that cost a peer its link
+    strikes: int = 3  # violations within `strike_seconds` that put a peer into quarantine: it has no link to us
     strike_seconds: float = 600.0
+    quarantine_seconds: float = 600.0  # the first time; doubles each time ...
+    quarantine_most_seconds: float = 86_400.0  # ... up to this, until it has kept out of it for as long

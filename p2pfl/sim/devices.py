@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from random import Random
 from typing import TypeVar
 
 from p2pfl.compute.job import Job
-from p2pfl.errors import ConfigError
+from p2pfl.errors import require
 from p2pfl.sim.backlog import Backlog
+from p2pfl.sim.draws import lognormal, uniform
 
 __all__ = ["Device", "DeviceSpec"]
 
@@ -27,25 +28,27 @@ class DeviceSpec:
     stragglers: float = 0.0
     """Share of the devices that are slower by `straggler_factor`."""
     straggler_factor: float = 10.0
+    coordinator_examples_per_second: float = 5000.0
+    """The same for nodes that hold no examples, such as a server that evaluates. They are no stragglers."""
 
     def __post_init__(self) -> None:
-        for name in ("examples_per_second", "straggler_factor"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"devices.{name} is {getattr(self, name)}; it must be above 0")
-        if self.spread < 0:
-            raise ConfigError(f"devices.spread is {self.spread}; it must not be negative")
-        if not 0 <= self.stragglers <= 1:
-            raise ConfigError(f"devices.stragglers is {self.stragglers}; it must lie between 0 and 1")
+        for name in ("examples_per_second", "straggler_factor", "coordinator_examples_per_second"):
+            value = getattr(self, name)
+            require(0 < value < math.inf, f"devices.{name} is {value}; it must be a number above 0")
+        require(0 <= self.spread < math.inf, f"devices.spread is {self.spread}; it must not be negative")
+        require(0 <= self.stragglers <= 1, f"devices.stragglers is {self.stragglers}; it must lie between 0 and 1")
 
 
 class Device:
     """The compute of one simulated node: `backlog` does the work, `spec` says how long it takes."""
 
-    def __init__(self, spec: DeviceSpec, seed: int, seat: int, backlog: Backlog) -> None:
-        rng = Random(f"{seed}/device/{seat}")
-        self.examples_per_second = spec.examples_per_second * rng.lognormvariate(0, spec.spread)
-        if rng.random() < spec.stragglers:
-            self.examples_per_second /= spec.straggler_factor
+    def __init__(self, spec: DeviceSpec, seed: int, seat: int, backlog: Backlog, *, coordinates: bool = False) -> None:
+        if coordinates:
+            self.examples_per_second = spec.coordinator_examples_per_second
+        else:
+            self.examples_per_second = spec.examples_per_second * lognormal(spec.spread, seed, "speed", seat)
+            if uniform(seed, "straggler", seat) < spec.stragglers:
+                self.examples_per_second /= spec.straggler_factor
         self._backlog = backlog
         self.busy = 0  # jobs that it has not got through
         self._closed = False

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from statistics import fmean
 
 from p2pfl.node.events import CourseEnded, Event, RoundEnded, UpdateMissing
 from p2pfl.sim.network import Network
 
-__all__ = ["Recorder", "Round"]
+__all__ = ["Recorder", "Round", "seconds_to_accuracy"]
+
+_LEVELS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +67,21 @@ class Recorder:
         done = Round(parts[0].round, seconds, sent, participants, metrics)
         self.rounds.append(done)
         self.ended(done)
+
+
+def seconds_to_accuracy(rounds: Iterable[Round], target: float = 0.0) -> dict[str, float]:
+    """The first virtual second at which each accuracy was reached, of 0.5, 0.8, 0.9, 0.95, 0.98, 0.99 and `target`.
+
+    The accuracy is the mean over the nodes that measure it, or that over clients where there is no other.
+
+    >>> seconds_to_accuracy([Round(1, 30.0, 0, 1, {"accuracy": 0.6}), Round(2, 60.0, 0, 1, {"accuracy": 0.85})], 0.7)
+    {'0.5': 30.0, '0.7': 60.0, '0.8': 60.0}
+    """
+    reached: dict[str, float] = {}
+    levels = sorted({*_LEVELS, target} - {0.0})
+    for done in rounds:
+        accuracy = done.metrics.get("accuracy", done.metrics.get("client_accuracy", 0.0))
+        reached |= {
+            f"{level:g}": done.virtual_seconds for level in levels if f"{level:g}" not in reached and accuracy >= level
+        }
+    return reached

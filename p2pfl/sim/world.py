@@ -12,10 +12,13 @@ from p2pfl.link.memory import MemoryNetwork
 from p2pfl.node.events import Event, PeerLost
 from p2pfl.node.node import Node
 from p2pfl.node.settings import NodeSettings
+from p2pfl.sim.availability import Availability, AvailabilitySpec
 from p2pfl.sim.backlog import Backlog
 from p2pfl.sim.devices import Device, DeviceSpec
 from p2pfl.sim.loop import Stalled
+from p2pfl.sim.losses import Losses
 from p2pfl.sim.network import Network, NetworkSpec
+from p2pfl.sim.presence import Presence
 from p2pfl.sim.register import Register
 from p2pfl.wire.session import SessionLimits
 
@@ -26,6 +29,7 @@ Observer = Callable[[float, int, Event], None]
 
 # A link of this network ends visibly or never, and we watch for stalls: no pings, no reports.
 _SETTINGS = NodeSettings(SessionLimits(silence_seconds=math.inf), report_seconds=math.inf)
+_PARTING_SECONDS = 30.0  # in which those who hear that the course is over leave
 
 
 @dataclass(slots=True)
@@ -69,22 +73,31 @@ class World:
     sleepers: Collection[int] = ()
     """Seats whose nodes are made when somebody dials them, and are gone when their last link has ended. A million of
     them cost nothing. They have no state from one waking to the next."""
+    availability: AvailabilitySpec = field(default_factory=AvailabilitySpec)
+    coordinators: Collection[int] = ()
+    """Seats that lead the others. They stay online, and have machines and bandwidths of their own."""
     patience_seconds: float = 21_600.0
     """Nothing sent and nothing computed for so long on the virtual clock: the run is stalled. Lost peers are redialled
-    for ever, so the loop alone would not notice."""
+    for ever, so the loop alone would not notice. Where nodes may be offline, it takes longer."""
     seats: dict[int, Seat] = field(default_factory=dict, init=False)
     wire: Network = field(init=False)
     _memory: MemoryNetwork = field(init=False)
     _register: Register = field(init=False)
+    _availability: Availability = field(init=False)
+    _presence: Presence = field(init=False)
     _backlog: Backlog = field(init=False)
     _group: asyncio.TaskGroup = field(init=False)
     _observe: Observer = field(init=False)
     _ending: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self.wire = Network(self.network, self.seed)
-        self._memory = MemoryNetwork(lines=self.wire.line, wake=self._wake)
         self._register = Register(self.n, self.sleepers)
+        leading = {member.id for seat in self.coordinators if (member := self._register.member(seat)) is not None}
+        self.wire = Network(self.network, self.seed, leading)
+        losses = Losses(self.network.loss_every_seconds, self.seed) if self.network.loss_every_seconds else None
+        self._memory = MemoryNetwork(lines=self.wire.line, wake=self._wake, opened=losses)
+        self._availability = Availability(self.availability, self.seed, self.n, self.coordinators)
+        self._presence = Presence(self._availability, self._memory, self.wire)
         self._backlog = Backlog(self.compute)
         self._group = asyncio.TaskGroup()
 
@@ -95,9 +108,11 @@ class World:
             residents = [self._make(seat) for seat in range(self.n) if seat not in self.sleepers]
             for seat in residents:
                 await seat.node.__aenter__()
+            for number, seat in self.seats.items():
+                self._presence.begin(number, seat.node.id)
             async with self._group:
                 watch = self._group.create_task(self._watch())
-                await asyncio.wait([self._begin(seat) for seat in residents])
+                await self._through({number: self._begin(seat) for number, seat in self.seats.items()})
                 watch.cancel()
                 self._ending = True
                 for seat in tuple(self.seats.values()):  # of those that sleep, too, if they are awake
@@ -106,6 +121,7 @@ class World:
             raise _first(errors) from None  # the others are its consequences
         finally:
             self._ending = True
+            self._presence.close()
             for seat in tuple(self.seats.values()):
                 await seat.node.stop()
 
@@ -113,17 +129,28 @@ class World:
         """What each node waits for at this moment. Call it on the running loop."""
         return [f"seat {number}: {what}" for number, seat in self.seats.items() for what, _ in seat.node.waits()]
 
+    async def _through(self, lives: dict[int, asyncio.Task[None]]) -> None:
+        """Wait for all, except for those who were cut off when their coordinators ended: they never hear of it."""
+        leading = [life for number, life in lives.items() if number in self.coordinators]
+        if leading and (self._availability.moves_any or self.network.loss_every_seconds):
+            await asyncio.wait(leading)
+            await asyncio.wait(lives.values(), timeout=_PARTING_SECONDS)
+        else:
+            await asyncio.wait(lives.values())
+
     async def _watch(self) -> None:
+        patience = self.patience_seconds + self._availability.quiet_seconds
         while True:
-            before = self.wire.packets
-            await asyncio.sleep(self.patience_seconds)
-            if self.wire.packets == before and not any(seat.device.busy for seat in self.seats.values()):
+            before = self.wire.bytes  # not packets: what tells of an end has none
+            await asyncio.sleep(patience)
+            if self.wire.bytes == before and not any(seat.device.busy for seat in self.seats.values()):
                 waits = self.waits()
                 shown = "; ".join(waits[:5]) + (f" and {len(waits) - 5} more" if len(waits) > 5 else "")
-                raise Stalled(f"nothing happened for {self.patience_seconds:.0f} virtual seconds: {shown}")
+                raise Stalled(f"nothing happened for {patience:.0f} virtual seconds: {shown}")
 
     def _make(self, number: int) -> Seat:
-        device = Device(self.devices, self.seed, number, self._backlog)
+        leads = number in self.coordinators
+        device = Device(self.devices, self.seed, number, self._backlog, coordinates=leads)
         roles = tuple(self.play(number, device))
         members = self._register.membership(number)
         peer_id = members.own.id
@@ -151,14 +178,19 @@ class World:
             return
         if (falling_asleep := self.seats.get(number)) is not None and falling_asleep.life is not None:
             await asyncio.wait([falling_asleep.life])
+        if not self._presence.online(number):
+            return
         seat = self._make(number)
         await seat.node.__aenter__()
+        self._presence.begin(number, peer_id)
         self._begin(seat)
 
     async def _lull(self, number: int, seat: Seat) -> None:
         await seat.node.stop()
         if self.seats.get(number) is seat:  # nobody has woken it anew
             del self.seats[number]
+            self._presence.end(seat.node.id)
+            self.wire.forget(seat.node.id)
             self._register.drop(number)
 
 

@@ -16,12 +16,13 @@ has ended; `msg_id` counts the packets of one direction from 0. Nothing follows 
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from p2pfl.errors import MessageError, RemoteProtocolError
+from p2pfl.errors import LinkRefused, MessageError, RemoteProtocolError
 from p2pfl.wire.packet import Packet
 
 __all__ = [
@@ -38,7 +39,7 @@ __all__ = [
 MAX_RECORD = 65_519  # the largest Noise message less its tag
 
 Record = list[bytes | memoryview]  # the parts of one record: whoever seals it copies them once
-Admit = Callable[[bytes, tuple[int, ...]], tuple[memoryview, ...]]
+Admit = Callable[[bytes, tuple[int, ...]], bool]
 
 FIRST, NEXT, LAST, ABORT, FIN = 0x01, 0x02, 0x03, 0x04, 0x7F
 
@@ -53,7 +54,7 @@ class OversizeError(RemoteProtocolError):
 
 
 class FrameLimits(Protocol):
-    """The bounds of one packet, and of how many may be under way; `LinkLimits` has them."""
+    """The bounds of one packet, of how many may be under way, and of their memory; `LinkLimits` has them."""
 
     @property
     def max_head(self) -> int: ...
@@ -63,6 +64,8 @@ class FrameLimits(Protocol):
     def max_buffers(self) -> int: ...
     @property
     def max_streams(self) -> int: ...
+    @property
+    def max_under_way(self) -> int: ...
 
 
 def check_packet(packet: Packet, limits: FrameLimits) -> None:
@@ -229,27 +232,41 @@ class FrameWriter:
 class _Incoming:
     """A packet on its way in: where its payload goes."""
 
-    __slots__ = ("_buffers", "_head", "_head_size", "_index", "_offset", "_sizes", "left", "msg_id", "received")
+    __slots__ = (
+        "_buffers", "_head", "_head_size", "_index", "_offset", "agreed", "left", "msg_id", "received", "sizes",
+    )  # fmt: skip
 
     def __init__(self, msg_id: int, head_size: int, sizes: tuple[int, ...]) -> None:
         self.msg_id = msg_id
+        self.sizes = sizes
         self.left = head_size + sum(sizes)
         self.received = 0
+        self.agreed = False  # whether its buffers were agreed beforehand; until its head is complete: no
         self._head = bytearray()
         self._head_size = head_size
-        self._sizes = sizes
         self._buffers: tuple[memoryview, ...] | None = None  # until the head is complete and they are admitted
         self._index = 0  # of the buffer that comes next
         self._offset = 0  # in that buffer
 
-    def write(self, payload: memoryview, admit: Admit) -> None:
+    @property
+    def reserved(self) -> int:
+        """Bytes of memory that it has taken, or will before it is asked about again."""
+        return self._head_size + (0 if self._buffers is None else sum(self.sizes))
+
+    @property
+    def head(self) -> bytes:
+        return bytes(self._head)
+
+    def write(self, payload: memoryview, allow: Callable[[_Incoming], None]) -> None:
         self.left -= payload.nbytes
         self.received += payload.nbytes
         if missing := self._head_size - len(self._head):
             self._head += payload[:missing]
             payload = payload[missing:]
         if self._buffers is None and len(self._head) == self._head_size:
-            self._buffers = self._admitted(admit)
+            if self.sizes:
+                allow(self)
+            self._buffers = tuple([memoryview(bytearray(size)) for size in self.sizes])
         while payload.nbytes:
             assert self._buffers is not None
             buffer = self._buffers[self._index]
@@ -264,37 +281,32 @@ class _Incoming:
 
     def packet(self) -> Packet:
         assert self._buffers is not None
-        return Packet(bytes(self._head), tuple(buffer.toreadonly() for buffer in self._buffers))
-
-    def _admitted(self, admit: Admit) -> tuple[memoryview, ...]:
-        if not self._sizes:
-            return ()
-        buffers = admit(bytes(self._head), self._sizes)
-        if tuple(buffer.nbytes for buffer in buffers) != self._sizes:
-            raise ValueError("admit() gave buffers of other sizes than it was asked for")
-        return buffers
+        return Packet(self.head, tuple(buffer.toreadonly() for buffer in self._buffers))
 
 
 class FrameReader:
     """Takes the records of one direction, in order, and gives the packets that they complete.
 
-    `admit(head, sizes)` is asked for the buffers of a packet as soon as its head is complete; until then no more than
-    the head is held. After any exception the reader is of no further use.
+    `admit(head, sizes)` is asked about the buffers of a packet as soon as its head is complete; until then no more than
+    the head is held. It tells whether they were agreed: all others on a link share `limits.max_under_way` bytes.
+    `spare()` tells how many bytes there are for packets under way, whatever they are. After any exception the reader
+    is of no further use.
     """
 
-    __slots__ = ("_admit", "_limits", "_msg_id", "_streams", "finished")
+    __slots__ = ("_admit", "_limits", "_msg_id", "_spare", "_streams", "finished")
 
-    def __init__(self, limits: FrameLimits, admit: Admit) -> None:
+    def __init__(self, limits: FrameLimits, admit: Admit, spare: Callable[[], float] = lambda: math.inf) -> None:
         self.finished = False  # whether FIN has come
         self._limits = limits
         self._admit = admit
+        self._spare = spare
         self._msg_id = 0  # of the packet that starts next
         self._streams: dict[int, _Incoming] = {}
 
     def feed(self, record: bytes | bytearray | memoryview) -> Packet | None:
         """Take one record; give the packet that it completes, with read-only views of the admitted buffers.
 
-        Raises RemoteProtocolError.
+        Raises RemoteProtocolError, and LinkRefused if there is no memory to spare.
         """
         if self.finished:
             raise RemoteProtocolError("a record came after FIN")
@@ -318,6 +330,11 @@ class FrameReader:
         """The packets under way: msg_id -> bytes of payload received so far."""
         return {incoming.msg_id: incoming.received for incoming in self._streams.values()}
 
+    @property
+    def reserved(self) -> int:
+        """Bytes of memory that the packets under way take."""
+        return sum([incoming.reserved for incoming in self._streams.values()])
+
     def _first(self, view: memoryview) -> Packet | None:
         if view.nbytes < _FIRST.size:
             raise RemoteProtocolError("a DATA_FIRST record is too short for its fields")
@@ -338,6 +355,8 @@ class FrameReader:
         sizes = struct.unpack_from(f"!{count}Q", view, _FIRST.size)
         if (total := sum(sizes)) > self._limits.max_message:
             raise OversizeError(f"buffers of {total} bytes are over the limit of {self._limits.max_message}")
+        if head_size > view.nbytes - start:
+            self._spend(head_size)
         self._msg_id += 1
         return self._write(stream, _Incoming(msg_id, head_size, sizes), view[start:], MAX_RECORD - start)
 
@@ -351,12 +370,29 @@ class FrameReader:
     def _write(self, stream: int, incoming: _Incoming, payload: memoryview, room: int) -> Packet | None:
         if payload.nbytes != (expected := min(room, incoming.left)):
             raise RemoteProtocolError(f"a chunk has {payload.nbytes} bytes where {expected} belong")
-        incoming.write(payload, self._admit)
+        incoming.write(payload, self._allow)
         if incoming.left:
             self._streams[stream] = incoming
             return None
         self._streams.pop(stream, None)
         return incoming.packet()
+
+    def _allow(self, incoming: _Incoming) -> None:
+        """Raise unless memory may be taken for the buffers of a packet."""
+        size = sum(incoming.sizes)
+        incoming.agreed = self._admit(incoming.head, incoming.sizes)
+        if not incoming.agreed:
+            others = sum(other.reserved for other in self._streams.values() if not other.agreed)
+            if others + size > self._limits.max_under_way:
+                raise OversizeError(
+                    f"{others + size} bytes under way are over the {self._limits.max_under_way} that a link takes of "
+                    "tensors that were not agreed"
+                )
+        self._spend(size)
+
+    def _spend(self, size: int) -> None:
+        if size > (spare := self._spare()):
+            raise LinkRefused(f"{size} bytes are over the {max(0, spare):.0f} that are to spare for packets under way")
 
     def _abort(self, view: memoryview) -> None:
         self._open_stream(view)

@@ -13,8 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pfl.app.config import COURSES, Config, course_hash, from_mapping, load_config, to_mapping
+from p2pfl.app.config import COURSES, Config, course_hash, from_mapping, load_config, to_mapping, with_topology
 from p2pfl.errors import ConfigError
+from p2pfl.sim.availability import AvailabilitySpec
+from p2pfl.sim.devices import DeviceSpec
+from p2pfl.sim.network import NetworkSpec
+from p2pfl.sim.profiles import PROFILES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MINIMAL = {"course": {"name": "fedavg"}}
@@ -69,6 +73,20 @@ def test_a_course_needs_no_more_than_its_name(course: str) -> None:
         (MINIMAL | {"model": {"hidden": ["a"]}}, "model.hidden[0]: expected `int`, got `str`"),
         ({"course": {"name": "fedavg", "rounds": 0}}, "course.rounds is 0; it must be at least 1"),
         (MINIMAL | {"partition": {"scheme": "random"}}, "partition.scheme is 'random'; it must be one of iid, "),
+        (
+            MINIMAL | {"world": {"profile": "phone"}},
+            "world.profile is 'phone', which is no profile; did you mean phones?",
+        ),
+        (
+            MINIMAL | {"world": {"profil": "phones"}},
+            "world is {'profil': 'phones'}; write [world] and profile = \"...\"",
+        ),
+        (MINIMAL | {"world": "phones"}, "world is 'phones'; write [world] and profile = "),
+        (MINIMAL | {"world": {"profile": 3}}, "world is {'profile': 3}; write [world] and profile = "),
+        (MINIMAL | {"wrold": {}}, "wrold is not known; did you mean world?"),
+        (MINIMAL | {"world": {"profile": "phones"}, "network": 3}, "network is 3; it must be a table, [network]"),
+        (MINIMAL | {"network": {"bandwidth_mbps": 1}}, "network.bandwidth_mbps is not known; did you mean "),
+        (MINIMAL | {"availability": {"online_seconds": 9}}, "availability.online_seconds is 9.0 and "),
     ],
 )
 def test_mistakes_and_their_sentences(given: dict[str, Any], sentence: str) -> None:
@@ -113,6 +131,7 @@ def test_the_hash_is_of_what_all_must_agree_on() -> None:
         return course_hash(from_mapping(MINIMAL | tables))
 
     assert hashed() == hashed(network={"latency_ms": 1.0}) == hashed(devices={"spread": 1.0})
+    assert hashed() == hashed(world={"profile": "phones"})
     assert hashed() != hashed(seed=1)
     assert hashed() != hashed(train={"lr": 0.2})
     assert hashed(data={"source": "/here/a.csv"}) == hashed(data={"source": "there/{seat}.csv"})
@@ -132,6 +151,26 @@ def test_whatever_is_given_it_is_a_configuration_or_a_mistake(value: object) -> 
         MINIMAL | {"train": value},
         MINIMAL | {"topology": value},
         MINIMAL | {"data": value},
+        MINIMAL | {"world": value},
+        MINIMAL | {"world": {"profile": "phones"}, "network": value},
     ):
         with suppress(ConfigError):
             from_mapping(tables)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_gives_the_values_that_the_file_does_not_have(name: str) -> None:
+    config = from_mapping(MINIMAL | {"world": {"profile": name}, "network": {"latency_ms": 7}})
+    wanted = PROFILES[name]
+    assert config.network == NetworkSpec(**{**wanted["network"], "latency_ms": 7.0})
+    assert config.devices == DeviceSpec(**wanted["devices"])
+    assert config.availability == AvailabilitySpec(**wanted["availability"])
+    assert from_mapping(to_mapping(config)) == config, "its values are in the tables; its name is needed no more"
+    assert from_mapping(MINIMAL | {"world": {"profile": ""}}) == from_mapping(MINIMAL)
+
+
+def test_an_availability_trace_is_looked_for_beside_the_course_file(tmp_path: Path) -> None:
+    (tmp_path / "course.toml").write_text('[course]\nname = "fedavg"\n[availability]\ntrace = "who.csv"\n')
+    assert load_config(tmp_path / "course.toml").availability.trace == str(tmp_path / "who.csv")
+    elsewhere = from_mapping(MINIMAL | {"availability": {"trace": "/far/who.csv"}})
+    assert with_topology(elsewhere, tmp_path).availability.trace == "/far/who.csv"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from p2pfl.app.computes import ComputeOptions
 from p2pfl.app.config import course_hash, from_mapping, load_config
 from p2pfl.app.host import Host, LocalData, NodeOptions, host_command, own_identity, refuse_foreign_code
 from p2pfl.crypto.identity import Identity
@@ -70,8 +71,8 @@ def test_nodes_of_one_folder_have_identities_of_their_own(tmp_path: Path, monkey
 
 
 def test_what_cannot_work_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--compute 'gpu' is unknown; it must be one of inline, threads"):
-        Host(options(tmp_path, compute="gpu"), None, LocalData())
+    with pytest.raises(ConfigError, match="--compute 'gpu' is unknown; it must be one of auto, cohort, inline"):
+        Host(options(tmp_path, compute=ComputeOptions("gpu")), None, LocalData())
     with pytest.raises(ConfigError, match="'friends' is none of"):
         Host(options(tmp_path, trust=("friends",)), None, LocalData())
     with pytest.raises(IdentityError, match=r"nowhere\.key"):

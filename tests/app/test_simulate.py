@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import orjson
@@ -11,7 +12,7 @@ import torch
 from p2pfl.app.build import prepare
 from p2pfl.app.cli import main
 from p2pfl.app.config import from_mapping
-from p2pfl.app.simulate import simulate
+from p2pfl.app.simulate import Outcome, simulate
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["--topology.n", "3", "--course.rounds", "2", "--train.epochs", "1"]
@@ -79,4 +80,100 @@ def test_a_program_can_simulate_without_a_command_line() -> None:
 
 def test_an_unknown_compute_is_a_mistake_with_its_mend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", str(EXAMPLES / "digits.toml"), "--compute", "gpu", "--runs", str(tmp_path)]) == 2
-    assert "inline, threads" in capsys.readouterr().err
+    assert "auto, cohort, inline, processes, ray, threads" in capsys.readouterr().err
+
+
+def played(course: dict[str, object], profile: str, **tables: object) -> tuple[Outcome, Counter[str]]:
+    """A small course in a ready-made world, on devices so slow that the world changes meanwhile; events by kind."""
+    given = {
+        "course": course,
+        "world": {"profile": profile},
+        "topology": {"n": 25},
+        "data": {"subsample": 0.3},
+        "partition": {"min_examples": 4},
+        "model": {"name": "logistic"},
+        "train": {"lr": 0.3, "batch_size": 8},
+        "devices": {"examples_per_second": 0.1},
+    }
+    told: Counter[str] = Counter()
+    setup = prepare(from_mapping(given | tables))
+    return simulate(setup, told=lambda seconds, seat, event: told.update([type(event).__name__])), told
+
+
+PHONES: dict[str, object] = {
+    "name": "fedavg", "rounds": 12, "quorum": 0.5, "deadline_seconds": 300.0, "min_clients": 2, "evaluate": "both",
+}  # fmt: skip
+QUICKER = {"examples_per_second": 1.0}
+CHURN = {"online_seconds": 300.0, "offline_seconds": 60.0}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_federated_averaging_gets_on_with_phones_that_come_and_go(seed: int) -> None:
+    outcome, told = played(PHONES, "phones", seed=seed)
+    assert len(outcome.rounds) == 12 and outcome.reason == "all 12 rounds are done"
+    assert told["UpdateMissing"] > 0 and told["PeerLost"] > 24
+    participants = [done.participants for done in outcome.rounds]
+    assert all(0 < count < 20 for count in participants) and len(set(participants)) > 1
+    assert outcome.virtual_seconds < 12 * 900 + 3600
+
+
+def test_sleeping_phones_come_and_go_too() -> None:
+    course = PHONES | {"fraction": 0.02, "evaluate": "server"}
+    bootstrap = {"scheme": "bootstrap", "examples_per_client": 10}
+    outcome, told = played(course, "phones", topology={"n": 1501}, partition=bootstrap)
+    assert len(outcome.rounds) == 12
+    assert all(2 <= done.participants <= 20 for done in outcome.rounds), "of 30 that are called"
+    assert told["PeerUnreached"] > 100
+
+
+@pytest.mark.parametrize(
+    "course",
+    [
+        {"name": "hierarchical", "rounds": 5, "quorum": 0.5, "deadline_seconds": 120.0},
+        {"name": "dpsgd", "rounds": 5, "deadline_seconds": 120.0},
+        {"name": "dpsgd", "rounds": 5},
+        {"name": "adpsgd", "rounds": 5},
+    ],
+    ids=lambda course: f"{course['name']}-{course.get('deadline_seconds', 0)}",
+)
+def test_every_course_gets_on_with_nodes_that_come_and_go(course: dict[str, object]) -> None:
+    outcome, told = played(course, "hospitals", topology={"n": 8}, devices=QUICKER, availability=CHURN)
+    assert len(outcome.rounds) == 5 and outcome.reason
+    assert told["PeerLost"] > told["CourseEnded"]
+
+
+def test_every_course_gets_on_with_links_that_break() -> None:
+    """What is under way on them is lost, and they are dialled again."""
+    network = {"loss_every_seconds": 200.0}
+    for course in (PHONES | {"min_clients": 0}, {"name": "dpsgd", "rounds": 5, "deadline_seconds": 120.0}):
+        outcome, told = played(course, "lan", topology={"n": 8}, devices=QUICKER, network=network)
+        assert outcome.reason
+        assert told["PeerLost"] > 20 and told["PeerJoined"] == told["PeerLost"]
+
+
+def test_the_same_world_comes_about_from_the_same_seed_only() -> None:
+    traces = [played(PHONES | {"rounds": 4}, "phones", seed=seed)[0].trace for seed in (1, 1, 2)]
+    assert traces[0] == traces[1] != traces[2]
+
+
+def test_a_file_says_who_is_there(tmp_path: Path) -> None:
+    trace = tmp_path / "who.csv"
+    trace.write_text("seat,seconds,online\n" + "".join(f"{seat},{100 * seat},0\n" for seat in range(2, 9)))
+    course = PHONES | {"rounds": 18, "quorum": 1.0, "evaluate": "server"}
+    outcome, _ = played(course, "lan", topology={"n": 9}, devices=QUICKER, availability={"trace": str(trace)})
+    counts = [done.participants for done in outcome.rounds]
+    assert counts == sorted(counts, reverse=True) and counts[-1] == 1 and counts[0] >= 6
+
+
+def test_the_time_to_each_accuracy_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--course.rounds", "4", "--course.target-accuracy", "0.83")
+    report = run(tmp_path, "text", *options)
+    reached = report["seconds_to_accuracy"]
+    assert isinstance(reached, dict)
+    assert {"0.5", "0.8"} <= set(reached) <= {"0.5", "0.8", "0.83", "0.9", "0.95"}
+    assert f"accuracy 0.5 after {reached['0.5']:.2f} s, 0.8 after {reached['0.8']:.2f} s" in capsys.readouterr().out
+    run(tmp_path, "json", *options, "--json")
+    rows = [orjson.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert rows[-1]["seconds_to_accuracy"] == reached
+    first = next(row for row in rows if row["kind"] == "round" and row["metrics"]["accuracy"] >= 0.8)
+    assert reached["0.8"] == first["virtual_seconds"]

@@ -45,8 +45,8 @@ class Peer:
         self.link = link
         link.start(self)
 
-    def admit(self, head: bytes, sizes: tuple[int, ...]) -> tuple[memoryview, ...]:
-        return (self.buffer,)
+    def admit(self, head: bytes, sizes: tuple[int, ...]) -> bool:
+        return True
 
     def packet_received(self, packet: Packet) -> None:
         if packet.buffers:

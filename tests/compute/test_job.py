@@ -1,5 +1,6 @@
 import pytest
 
+from p2pfl.compute.cohort import Cohort
 from p2pfl.compute.inline import Inline
 from p2pfl.compute.job import EvaluateJob
 from p2pfl.compute.threads import Threads
@@ -14,9 +15,11 @@ def device(compute):
 
 COMPUTES = {
     "inline": Inline,
+    "cohort": Cohort,
     "threads": Threads,
     "three threads": lambda: Threads(3),
     "device": lambda: device(Inline()),
+    "device over a cohort": lambda: device(Cohort()),
     "device over threads": lambda: device(Threads(2)),
 }
 

@@ -24,6 +24,8 @@ from p2pfl.learn.data import Dataset, Shard, load_dataset
 from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.partition import partition
 from p2pfl.learn.specs import DataSpec, ModelSpec, PartitionSpec, TrainSpec
+from p2pfl.learn.tiers import fit_one
+from p2pfl.learn.train import Fit, FitResult
 from p2pfl.node.events import CourseEnded, Event, RoundEnded, UpdateMissing
 from p2pfl.node.node import Runs
 from p2pfl.node.peer import Peer
@@ -42,6 +44,11 @@ EventT = typing.TypeVar("EventT", bound=Event)
 def dataset(share: float = 0.1) -> Dataset:
     """A tenth of the digits: 144 for training, 36 for testing."""
     return load_dataset(DataSpec(subsample=share), 0)
+
+
+def fit(params: Tensor, model: Model, shard: Shard, spec: TrainSpec, seed: int, round: int = 0) -> FitResult:
+    """What local training gives, in the tier that a course trains in."""
+    return fit_one(Fit(params, model, shard, spec, seed, round))
 
 
 @dataclass

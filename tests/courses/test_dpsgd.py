@@ -10,13 +10,12 @@ from p2pfl.courses.learner import seed_of
 from p2pfl.errors import ConfigError, RemoteProtocolError
 from p2pfl.learn.data import load_dataset
 from p2pfl.learn.specs import DataSpec, ModelSpec, PartitionSpec, TrainSpec
-from p2pfl.learn.train import fit
 from p2pfl.node.events import CourseEnded, RoundEnded, UpdateMissing
 from p2pfl.sim.network import NetworkSpec
 from p2pfl.topology.families import build
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.weights import topology_weights
-from tests.courses.kit import Played
+from tests.courses.kit import Played, fit
 
 STILL = TrainSpec(lr=0.0)
 
@@ -81,7 +80,7 @@ def test_one_peer_exponential_averages_exactly_in_log2_n_rounds():
 
 
 def test_the_network_does_not_change_the_result():
-    wild = NetworkSpec(latency_ms=50, latency_spread=2.0, jitter=3.0, bandwidth_mbps=0.5)
+    wild = NetworkSpec(latency_ms=50, latency_spread=2.0, jitter=3.0, uplink_mbps=0.5)
     for topology in (build("ring", 5), build("one-peer-exponential", 4)):
         assert dpsgd(topology).play().bytes == dpsgd(topology, network=wild).play().bytes
 

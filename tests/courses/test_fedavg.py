@@ -16,7 +16,6 @@ from p2pfl.learn.data import load_dataset
 from p2pfl.learn.evaluate import evaluate
 from p2pfl.learn.params import as_buffer
 from p2pfl.learn.specs import DataSpec, ModelSpec, PartitionSpec, TrainSpec
-from p2pfl.learn.train import fit
 from p2pfl.node.events import CourseEnded, PeerLost, RoundEnded, RoundStarted, UpdateMissing
 from p2pfl.node.node import Node
 from p2pfl.sim.devices import DeviceSpec
@@ -24,7 +23,7 @@ from p2pfl.sim.loop import run_virtual
 from p2pfl.sim.network import NetworkSpec
 from p2pfl.topology.families import build
 from p2pfl.wire.tensor import Tensors, TensorSpec
-from tests.courses.kit import Played
+from tests.courses.kit import Played, fit
 
 
 def fedavg(clients=5, recast=None, **more):
@@ -73,7 +72,7 @@ def test_everybody_ends_with_the_final_model():
 def test_the_network_does_not_change_the_result():
     still = fedavg().play()
     for seed in range(3):
-        network = NetworkSpec(latency_ms=50, latency_spread=2.0, jitter=3.0, bandwidth_mbps=0.5)
+        network = NetworkSpec(latency_ms=50, latency_spread=2.0, jitter=3.0, uplink_mbps=0.5)
         shaken = fedavg(network=network, devices=DeviceSpec(spread=1.0))
         shaken.world.seed = shaken.world.wire._seed = seed
         shaken.play()

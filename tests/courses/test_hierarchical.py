@@ -9,12 +9,11 @@ from p2pfl.courses.learner import seed_of
 from p2pfl.courses.messages import Train
 from p2pfl.errors import ConfigError, RemoteError
 from p2pfl.learn.specs import TrainSpec
-from p2pfl.learn.train import fit
 from p2pfl.node.events import CourseEnded, RoundEnded, UpdateMissing
 from p2pfl.sim.loop import run_virtual
 from p2pfl.topology.families import build
 from p2pfl.topology.graph import Topology
-from tests.courses.kit import Played
+from tests.courses.kit import Played, fit
 
 ROOT = 0
 UNEVEN = Topology.from_edges(8, [(0, 1), (0, 2), (1, 3), (2, 4), (2, 5), (2, 6), (2, 7)])  # edges 1 and 2

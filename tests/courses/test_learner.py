@@ -10,10 +10,9 @@ from p2pfl.courses.learner import seed_of
 from p2pfl.errors import RemoteProtocolError
 from p2pfl.learn.evaluate import evaluate
 from p2pfl.learn.params import as_buffer
-from p2pfl.learn.train import fit
 from p2pfl.topology.families import build
 from p2pfl.wire.tensor import Tensors, TensorSpec
-from tests.courses.kit import Played
+from tests.courses.kit import Played, fit
 
 PLAYED = Played(FEDAVG, FedAvgSettings(), build("star", 4), seed=3)
 

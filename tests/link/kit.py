@@ -31,15 +31,16 @@ class Inbox:
     errors: list[LinkError] = field(default_factory=list)
     refuse_admission: bool = False
     refuse_packets: bool = False
+    agreed: bool = True  # what it is told of
     announced: list[tuple[bytes, tuple[int, ...]]] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def admit(self, head: bytes, sizes: tuple[int, ...]) -> tuple[memoryview, ...]:
+    def admit(self, head: bytes, sizes: tuple[int, ...]) -> bool:
         self.announced.append((head, sizes))
         self.changed.set()
         if self.refuse_admission:
             raise RemoteProtocolError("not expected")
-        return tuple(memoryview(bytearray(size)) for size in sizes)
+        return self.agreed
 
     def packet_received(self, packet: Packet) -> None:
         if self.refuse_packets:

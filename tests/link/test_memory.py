@@ -23,7 +23,7 @@ from p2pfl.errors import (
 )
 from p2pfl.link import memory
 from p2pfl.link.base import Link
-from p2pfl.link.memory import MemoryLink, MemoryNetwork
+from p2pfl.link.memory import CONNECT_SECONDS, MemoryLink, MemoryNetwork
 from p2pfl.wire.packet import Packet
 from tests.link.kit import Check, Inbox, Pair, link_checks
 
@@ -254,3 +254,77 @@ async def test_cancelling_close_ends_the_link() -> None:
     with pytest.raises(asyncio.CancelledError):
         await closing
     assert isinstance(await inbox.closed(), LinkClosed)
+
+
+async def test_cut_breaks_every_link_of_two_peers_and_no_other() -> None:
+    network, far = MemoryNetwork(), list[Link]()
+    await network.transport("bob").listen("bob", far.append)
+    await network.transport("carol").listen("carol", far.append)
+    alice = network.transport("alice")
+    inboxes = [Inbox() for _ in range(3)]
+    for inbox, name in zip(inboxes, ("bob", "carol", "bob"), strict=True):
+        (await alice.dial(name)).start(inbox)
+    await asyncio.sleep(0)
+    network.cut("bob", "alice")
+    await asyncio.sleep(1)
+    assert [len(inbox.errors) for inbox in inboxes] == [1, 0, 1]
+    assert sorted(link.remote for link in network.links["alice"]) == ["carol"]
+
+
+async def test_a_link_that_is_cut_after_one_end_has_gone_loses_what_is_under_way() -> None:
+    near, far = await linked(MemoryNetwork(lambda source, destination, size: 0.001))
+    inbox = Inbox()
+    far.start(inbox)
+    near.send(Packet(b"lost"))
+    near.abort(LinkTruncated("crashed"))
+    near.cut("the cable, too")
+    assert str(await inbox.closed()) == "the cable, too"
+    assert not inbox.packets
+    near.cut("again")
+
+
+async def test_who_is_offline_has_no_links_and_gets_none_until_it_is_back() -> None:
+    network = MemoryNetwork()
+    near, far = await linked(network)
+    one, other = Inbox(), Inbox()
+    near.start(one)
+    far.start(other)
+    network.take_offline("bob")
+    network.take_offline("bob")
+    assert isinstance(await one.closed(), LinkTruncated)
+    assert isinstance(await other.closed(), LinkTruncated)
+    alice, bob = network.transport("alice"), network.transport("bob")
+    await alice.listen("alice", lambda link: None)
+    await bob.listen("bob", lambda link: None)
+    begun = asyncio.get_running_loop().time()
+    for dialler, name in ((alice, "bob"), (bob, "alice")):
+        with pytest.raises(PeerUnreachable, match=f"memory:{name} does not answer: bob is offline"):
+            await dialler.dial(name)
+    assert asyncio.get_running_loop().time() == begun + 2 * CONNECT_SECONDS
+    attempt = asyncio.create_task(alice.dial("bob"))
+    await asyncio.sleep(1)
+    network.bring_online("bob")
+    network.bring_online("bob")
+    with pytest.raises(PeerUnreachable):
+        await attempt
+    assert asyncio.get_running_loop().time() == begun + 2 * CONNECT_SECONDS + 1
+    await alice.dial("bob")
+
+
+async def test_who_is_offline_wakes_nobody() -> None:
+    woken: list[str] = []
+
+    async def wake(name: str) -> None:
+        woken.append(name)
+
+    network = MemoryNetwork(wake=wake)
+    network.take_offline("alice")
+    with pytest.raises(PeerUnreachable):
+        await network.transport("alice").dial("bob")
+    assert not woken
+
+
+async def test_every_new_link_is_told_of() -> None:
+    opened: list[Link] = []
+    near, _ = await linked(MemoryNetwork(opened=opened.append))
+    assert opened == [near]

@@ -327,3 +327,39 @@ async def test_repr() -> None:
     near.abort(LinkTruncated(""))
     assert repr(near).endswith(" LinkTruncated>")
     await near.wait_ended()
+
+
+async def test_what_was_not_agreed_is_bounded_and_what_was_is_not() -> None:
+    for agreed in (True, False):
+        near, far, _, end = pair(LinkLimits(max_under_way=200_000))
+        inbox = Inbox(agreed=agreed)
+        far.start(inbox)
+        near.start(Inbox())
+        near.send(Packet(b"", (pattern(300_000),)))
+        if agreed:
+            await inbox.received(1)
+            await near.close()
+        else:
+            assert isinstance(await inbox.closed(), OversizeError)
+            await far.wait_ended()
+            assert end.codes == [CloseCode.TOO_LARGE]
+
+
+async def test_a_link_that_has_ended_holds_nothing() -> None:
+    near, far, _, _ = pair()
+    inbox = Inbox()
+    far.start(inbox)
+    near.start(Inbox())
+    near.send(Packet(b"", (pattern(100 * MAX_RECORD),)))
+    await inbox.admission()
+    assert far.reserved == 100 * MAX_RECORD
+    far.abort(LinkTruncated(""))
+    assert far.reserved == 0
+    await far.wait_ended()
+    await asyncio.sleep(0)
+    assert far.reserved == 0
+
+
+async def test_links_with_keys_are_to_be_replaced_after_a_day() -> None:
+    near, far, _, _ = pair()
+    assert near.renew_at == far.renew_at == pytest.approx(asyncio.get_running_loop().time() + 86_400, abs=10)

@@ -665,6 +665,31 @@ async def test_proven_peers_are_bounded_too(
     assert (inbox.packets, inbox.announced) == ([], [])
 
 
+async def test_the_links_of_a_node_share_its_memory_for_what_is_under_way() -> None:
+    """The link on which too much is announced is refused before memory is taken; what the others carry goes on."""
+    far = transport(BOB, limits=LinkLimits(max_under_way_in_all=10_000_000))
+    begun = b"\x01" + bytes(16) + b"\0\1" + (6_000_000).to_bytes(8, "big") + bytes(65_519 - 27)
+    async with listening(far) as door, proven(door) as (ws, channel), proven(door) as (other, other_channel):
+        inboxes = Inbox(), Inbox()
+        for inbox in inboxes:
+            (await door.links.get()).start(inbox)
+        await ws.send_bytes(channel.seal(begun))
+        await inboxes[0].admission()
+        assert far._spare() == 4_000_000
+        await other.send_bytes(other_channel.seal(begun))
+        error = await inboxes[1].closed()
+        assert isinstance(error, LinkRefused)
+        assert str(error) == "6000000 bytes are over the 4000000 that are to spare for packets under way"
+        assert await closed_with(other) == 4001
+        assert not inboxes[0].errors
+        await ws.send_bytes(channel.seal(b"\x04", bytes(4)))  # aborted, so that there is room again
+        await ws.send_bytes(channel.seal(b"\x01" + bytes(11) + b"\1" + begun[13:]))
+        while len(inboxes[0].announced) < 2:
+            inboxes[0].changed.clear()
+            await inboxes[0].changed.wait()
+        assert far._spare() == 4_000_000
+
+
 async def test_transfers_must_get_on() -> None:
     first = b"\x01" + bytes(16) + b"\0\1" + (10**6).to_bytes(8, "big") + bytes(65_519 - 27)
     error, code, inbox = await hostile_end(

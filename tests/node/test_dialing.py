@@ -15,7 +15,7 @@ from p2pfl.node.dialing import Backoff
 from p2pfl.node.events import PeerJoined, PeerLost, PeerUnreached
 from p2pfl.node.membership import Member
 from p2pfl.node.node import Node
-from tests.node.kit import QUIET, SETTLED, Log, linked, make, steps, until
+from tests.node.kit import QUIET, SETTLED, Gated, Log, Ping, linked, make, steps, until
 
 
 class Fixed(random.Random):
@@ -230,3 +230,78 @@ async def test_no_dial_survives_the_node() -> None:
     async with node:
         await asyncio.sleep(1)
     await until(lambda: len(asyncio.all_tasks()) == 1)
+
+
+# -- new keys ----------------------------------------------------------------------------------------------------------
+
+
+class Aging(MemoryTransport):
+    """Its links have keys, which are good for a day."""
+
+    dead = False
+
+    async def dial(self, address: str, expect: str | None = None) -> MemoryLink:
+        if self.dead:
+            raise LinkRefused("not now")
+        link = await super().dial(address, expect)
+        link.renew_at = asyncio.get_running_loop().time() + 86_400
+        return link
+
+
+async def test_an_old_link_is_replaced_before_it_ends_and_no_ask_is_lost() -> None:
+    network, far = MemoryNetwork(delay=lambda *_: 0.1), Gated()
+    transport = Aging(network, "a")
+    async with (
+        make(network, "b", far, settings=QUIET) as b,
+        Node(transport=transport, listen="a", peers=["b"], settings=QUIET) as a,
+    ):
+        logs = Log(a), Log(b)
+        await until(lambda: a.peer("b").connected and b.peer("a").connected)
+        used = {a.peer("b").connection().link.channel_id}
+        for day in range(1, 4):
+            await asyncio.sleep(86_390 - asyncio.get_running_loop().time() % 86_400)
+            asking = asyncio.create_task(a.peer("b").ask(Ping(day)))
+            await asyncio.sleep(20)
+            link = a.peer("b").connection().link
+            assert link.channel_id not in used
+            assert b.peer("a").connection().link.channel_id == link.channel_id
+            used.add(link.channel_id)
+            await asyncio.sleep(100)
+            assert len(a.peer("b").connections) == 2  # the old one waits for the answer
+            far.gate.set()
+            assert (await asking).n == day + 1
+            far.gate.clear()
+            await asyncio.sleep(20)
+            assert len(a.peer("b").connections) == len(b.peer("a").connections) == 1
+        assert not any(log.of(PeerLost) for log in logs)
+        assert sum(len(log.of(PeerJoined)) for log in logs) <= 2
+
+
+async def test_an_old_link_stays_until_there_is_a_new_one() -> None:
+    network = MemoryNetwork()
+    transport = Aging(network, "a")
+    async with make(network, "b", settings=QUIET), Node(transport=transport, peers=["b"], settings=QUIET) as a:
+        log = Log(a)
+        await until(lambda: a.peer("b").connected)
+        old = a.peer("b").connection().link
+        transport.dead = True
+        await asyncio.sleep(86_400 + 1000)
+        assert a.peer("b").connection().link is old
+        assert 1000 / 30 < len(log.of(PeerUnreached)) < 130
+        transport.dead = False
+        await asyncio.sleep(31)
+        assert a.peer("b").connection().link is not old
+        assert not log.of(PeerLost)
+
+
+async def test_whoever_was_dialled_leaves_it_to_the_other_end() -> None:
+    network = MemoryNetwork()
+    async with (
+        make(network, "a", seat=0, settings=QUIET) as a,
+        make(network, "b", seat=1, peers=["a"], settings=QUIET),
+    ):
+        await until(lambda: a.at(1) is not None)
+        a.peer("b").connection().link.renew_at = asyncio.get_running_loop().time()
+        a.want([1])
+        await asyncio.sleep(1000)
+        assert network._dials == 1

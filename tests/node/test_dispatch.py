@@ -13,6 +13,7 @@ from p2pfl.node.dispatch import Dispatch, HandlerError
 from p2pfl.node.events import Event, HandlerFailed
 from p2pfl.node.peer import Peer
 from p2pfl.wire.codec import Incoming, encode, pack, unpack
+from p2pfl.wire.frame import OversizeError
 from p2pfl.wire.message import Message, Request
 from p2pfl.wire.tensor import Tensors, TensorSpec
 from tests.node.kit import Echo, Note, Ping, Pong
@@ -68,6 +69,10 @@ class Role:
 
 class Sender:
     id = "sender"
+    ending: str | None = ""
+
+    def line_ending(self) -> str | None:
+        return self.ending
 
 
 PEER = cast("Peer", Sender())
@@ -151,6 +156,19 @@ async def test_a_failing_handler_is_counted_and_told(
     assert event.reason.startswith(reason)
 
 
+async def test_failures_are_counted_also_where_too_many_were_told(
+    dispatch: Dispatch, told: list[Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    sender = Sender()
+    for ending in (None, " ... and 1 more"):
+        sender.ending = ending
+        with pytest.raises(HandlerError, match=r"negative$"):
+            await dispatch.run(cast("Peer", sender), incoming(Ping(-1)), asked=True)
+    assert dispatch.failures == 2
+    assert [str(event) for event in told] == ["Ping of sender failed here: ValueError: it is negative ... and 1 more"]
+    assert [record.getMessage() for record in caplog.records] == ["handler of Ping failed ... and 1 more"]
+
+
 async def test_cancellation_is_no_failure(dispatch: Dispatch, told: list[Event]) -> None:
     class Sleeper:
         @Slow.handler
@@ -219,20 +237,25 @@ def head_of(message: Message) -> bytes:
     return pack("tell", 1, encode(message)).head
 
 
-def test_memory_is_given_for_just_what_the_head_says(dispatch: Dispatch) -> None:
-    (buffer,) = dispatch.admit(head_of(Vector(tensors(2))), (8,))
-    assert buffer.nbytes == 8
-    assert not buffer.readonly
+def test_buffers_must_be_just_what_the_head_says(dispatch: Dispatch) -> None:
+    assert not dispatch.admit(head_of(Vector(tensors(2))), (8,))  # it may be, and it was not agreed
     for sizes in ((), (9,), (8, 8), (4, 4)):
         with pytest.raises(RemoteProtocolError, match="not those of the tensors"):
             dispatch.admit(head_of(Vector(tensors(2))), sizes)
 
 
-def test_memory_is_given_for_what_was_agreed_only(dispatch: Dispatch) -> None:
+def test_once_something_was_agreed_nothing_else_is_taken(dispatch: Dispatch) -> None:
     dispatch.schemas.add(SCHEMA)
     assert dispatch.admit(head_of(Vector(tensors(2))), (8,))
     with pytest.raises(RemoteProtocolError, match="agreed"):
         dispatch.admit(_announcing(1 << 40), (1 << 42,))
+
+
+def test_a_message_has_twice_what_was_agreed_at_most(dispatch: Dispatch) -> None:
+    dispatch.schemas.update([SCHEMA, tensors(1).schema])
+    assert dispatch.admit(head_of(Nested([{"a": tensors(2), "b": tensors(2)}])), (8, 8))
+    with pytest.raises(OversizeError, match="20 bytes are over 2 times"):
+        dispatch.admit(head_of(Nested([{"a": tensors(2), "b": tensors(2), "c": tensors(1)}])), (8, 8, 4))
 
 
 def _announcing(extent: int) -> bytes:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.node.kit import Echo, Note, Ping, Pong, linked, steps
+import asyncio
+
+from p2pfl.link.memory import MemoryNetwork
+from tests.node.kit import QUIET, Echo, Note, Ping, Pong, Stranger, linked, make, steps
 
 
 async def test_a_peer_is_one_object_and_knows_its_seat() -> None:
@@ -37,6 +40,25 @@ async def test_what_was_told_before_the_dismissal_arrives() -> None:
         await a.dismiss([a.peer("b")])
         await steps()
         assert far.notes == list(range(20))
+
+
+async def test_who_has_misbehaved_is_not_forgotten_before_that_is() -> None:
+    network = MemoryNetwork()
+    async with make(network, "a", settings=QUIET) as node:
+        stranger = await Stranger.dial(network, "s", "a")
+        stranger.send("tell", 1, "Nonsense")
+        await steps()
+        peer = node.peer("s")
+        await node.dismiss([peer])
+        assert node.peer("s") is peer  # one strike counts for ten minutes
+        for _ in range(2):
+            peer.strike("another")
+        await asyncio.sleep(599)
+        await node.dismiss([peer])
+        assert node.peer("s") is peer
+        await asyncio.sleep(1 + 86_400)
+        await node.dismiss([peer])
+        assert node.peer("s") is not peer
 
 
 async def test_repr() -> None:

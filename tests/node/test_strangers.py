@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from p2pfl.errors import LinkError, RemoteError
+from p2pfl.errors import LinkError, LinkRefused, RemoteError
 from p2pfl.link.memory import MemoryNetwork
-from p2pfl.node.events import PeerLost, PeerMisbehaved, PeerRefused
+from p2pfl.node.events import HandlerFailed, PeerLost, PeerMisbehaved, PeerRefused, PeerUnreached
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
-from p2pfl.node.settings import NodeSettings
 from tests.node.kit import QUIET, Echo, Gated, Log, Ping, Pong, Stranger, make, steps, until
 
 
@@ -46,8 +45,7 @@ async def test_malformed_asks_are_answered_and_strike(tag: str, fields: dict[str
 @pytest.mark.parametrize("tag", ["Nonsense", "Ping", "Pong", ""])
 async def test_told_nonsense_strikes_three_times_and_then_cuts_the_link(tag: str) -> None:
     network = MemoryNetwork()
-    settings = NodeSettings(strike_seconds=600)
-    async with make(network, "a", Echo(), settings=settings) as node:
+    async with make(network, "a", Echo()) as node:
         log = Log(node)
         stranger = await Stranger.dial(network, "s", "a")
         for number in (1, 2):
@@ -61,15 +59,86 @@ async def test_told_nonsense_strikes_three_times_and_then_cuts_the_link(tag: str
         (lost,) = log.of(PeerLost)
         assert "too many violations" in lost.reason
 
-        again = await Stranger.dial(network, "s", "a")  # it stays outside ...
-        await again.inbox.closed()
+        again = await Stranger.dial(network, "s", "a")  # it stays outside for ten minutes
+        assert isinstance(await again.inbox.closed(), LinkRefused)
         assert not node.peer("s").connected
-        assert [event.address for event in log.of(PeerRefused)] == ["s"]
-        await asyncio.sleep(600)  # ... for as long as its strikes count
+        (refused,) = log.of(PeerRefused)
+        assert str(refused) == "turned s away: s broke the protocol too often: no link for another 599 s"
+        await asyncio.sleep(600)
         again = await Stranger.dial(network, "s", "a")
         again.send("ask", 1, "Ping", {"n": 1})
         await asyncio.sleep(1)
         assert again.heads("reply")
+
+
+async def test_the_next_quarantine_is_twice_as_long() -> None:
+    network = MemoryNetwork()
+    async with make(network, "a", settings=QUIET) as node:
+        for term in (600, 1200, 2400):
+            stranger = await Stranger.dial(network, "s", "a")
+            for number in (1, 2, 3):
+                stranger.send("tell", number, "Nonsense")
+            await stranger.inbox.closed()
+            assert node.peer("s").quarantine_seconds == term
+            await asyncio.sleep(term)
+            assert node.peer("s").quarantine_seconds == 0
+
+
+async def test_one_violation_too_many_ends_all_links_and_is_counted_once() -> None:
+    network = MemoryNetwork()
+    async with make(network, "a", settings=QUIET) as node:
+        strangers = [await Stranger.dial(network, "s", "a") for _ in range(3)]
+        await steps()
+        assert len(node.peer("s").connections) == 3
+        for number in (1, 2):
+            strangers[0].send("tell", number, "Nonsense")
+        strangers[1].send("nonsense", 1)  # which ends that link by itself
+        for stranger in strangers:
+            await stranger.inbox.closed()
+        assert not node.peer("s").audible
+        assert node.statistics().violations == 3
+
+
+async def test_nobody_in_quarantine_is_dialled() -> None:
+    """Neither by who keeps links up nor by who calls once; the next try is when it is over."""
+    network = MemoryNetwork()
+    async with make(network, "s", seat=1) as other, make(network, "a", peers=["s"], settings=QUIET) as node:
+        await until(lambda: node.peer("s").connected and node.at(1) is not None)
+        log, dials = Log(node), network._dials
+        for _ in range(3):
+            node.peer("s").strike("a violation")
+        await asyncio.sleep(100)
+        assert not await node.call([1])
+        assert network._dials == dials
+        kept, called = log.of(PeerUnreached)
+        assert "s broke the protocol too often: no link for another 600 s" in str(kept)
+        assert kept.retry_seconds == pytest.approx(600, abs=1)
+        assert "no link for another 500 s" in called.reason
+        await asyncio.sleep(510)
+        assert node.peer("s").connected
+        assert other.peer("a").connected
+
+
+async def test_what_a_peer_provokes_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """At most ten lines a second; the next line says how many were held back."""
+    network = MemoryNetwork()
+    async with make(network, "a", Echo(), settings=QUIET) as node, make(network, "b", Echo(), peers=["a"]) as honest:
+        log = Log(node)
+        stranger = await Stranger.dial(network, "s", "a")
+        for number in range(62):
+            stranger.send("ask", number, "Ping", {"n": -1})
+        await asyncio.sleep(0.1)
+        assert len(stranger.heads("fail")) == 62
+        assert len(log.of(HandlerFailed)) == len(caplog.records) == 5
+        with pytest.raises(RemoteError):
+            await honest.peer("a").ask(Ping(-1))  # others are spoken of all the same
+        assert [event.peer for event in log.of(HandlerFailed)] == ["s"] * 5 + ["b"]
+        await asyncio.sleep(0.2)
+        stranger.send("tell", 70, "Nonsense")  # the lines of all kinds are counted together
+        await asyncio.sleep(1)
+        (event,) = log.of(PeerMisbehaved)
+        assert event.reason == "nothing here handles 'Nonsense' ... and 57 more"
+        assert node.statistics().handler_failures == 63
 
 
 async def test_strikes_are_forgotten() -> None:
@@ -159,4 +228,4 @@ async def test_a_link_that_ends_for_a_violation_blames_who_was_asked() -> None:
         stranger.send("nonsense", 1)
         with pytest.raises(RemoteError, match="which is none of ours"):
             await asking
-        assert not node.peer("honest").strike("the first")  # nothing was held against it before
+        assert node._peers.of("honest")._conduct.spotless(0.0)

@@ -28,8 +28,8 @@ class Job:
         return self.name
 
 
-def device(seat=0, backlog=None, seed=0, **spec):
-    return Device(DeviceSpec(**spec), seed, seat, backlog or Backlog(Inline()))
+def device(seat=0, backlog=None, seed=0, coordinates=False, **spec):
+    return Device(DeviceSpec(**spec), seed, seat, backlog or Backlog(Inline()), coordinates=coordinates)
 
 
 async def test_a_job_takes_the_time_that_its_examples_cost():
@@ -97,6 +97,11 @@ def test_stragglers_are_a_share_of_the_devices_and_slower_by_a_factor():
     assert {device(seat, stragglers=1.0).examples_per_second for seat in range(9)} == {500.0}
 
 
+def test_coordinators_have_a_speed_of_their_own():
+    found = device(coordinates=True, coordinator_examples_per_second=7.0, spread=1.0, stragglers=1.0)
+    assert found.examples_per_second == 7.0
+
+
 async def test_closing_one_device_does_not_close_the_compute_of_all():
     backlog = Backlog(Inline())
     first, second = device(0, backlog), device(1, backlog)
@@ -110,8 +115,12 @@ def test_repr():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("examples_per_second", 0), ("straggler_factor", 0), ("spread", -1), ("stragglers", 1.5), ("stragglers", -0.1)],
-)
+    [
+        *((field, value) for field in ("examples_per_second", "straggler_factor", "coordinator_examples_per_second")
+          for value in (0, -1, math.nan, math.inf)),
+        ("spread", -1), ("spread", math.nan), ("stragglers", 1.5), ("stragglers", -0.1),
+    ],
+)  # fmt: skip
 def test_settings_that_cannot_be_are_refused_by_name(field, value):
     with pytest.raises(ConfigError, match=rf"^devices\.{field} is {value}; it must "):
         DeviceSpec(**{field: value})

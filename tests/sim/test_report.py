@@ -1,15 +1,15 @@
+from types import SimpleNamespace
+
 import pytest
 
 from p2pfl.node.events import CourseEnded, PeerLost, RoundEnded, RoundStarted, UpdateMissing
-from p2pfl.sim.network import Network, NetworkSpec
-from p2pfl.sim.report import Recorder, Round
+from p2pfl.sim.report import Recorder, Round, seconds_to_accuracy
 
 
 @pytest.fixture
 def wire():
-    network = Network(NetworkSpec(), 0)
-    network.bytes = 100
-    return network
+    """A network, as far as it is looked at."""
+    return SimpleNamespace(bytes=100)
 
 
 def recorder(wire, expected):
@@ -48,3 +48,24 @@ def test_other_events_are_told(wire):
     assert record.missing == 1
     assert record.reason == "enough"
     assert not record.rounds
+
+
+def rounds(*accuracies, name="accuracy"):
+    return [Round(number, 10.0 * number, 0, 1, {name: value}) for number, value in enumerate(accuracies, 1)]
+
+
+def test_the_time_to_an_accuracy_is_that_of_the_first_round_that_has_it():
+    assert seconds_to_accuracy(rounds(0.1, 0.5, 0.4, 0.85, 0.94, 0.97)) == {
+        "0.5": 20.0,
+        "0.8": 40.0,
+        "0.9": 50.0,
+        "0.95": 60.0,
+    }
+    assert seconds_to_accuracy(rounds(0.1, 0.5, 0.4), target=0.3) == {"0.3": 20.0, "0.5": 20.0}
+    assert seconds_to_accuracy(rounds(1.0), target=0.999)["0.999"] == 10.0
+    assert seconds_to_accuracy(rounds(0.1, 0.2)) == seconds_to_accuracy([]) == {}
+
+
+def test_without_another_accuracy_that_of_the_clients_counts():
+    assert seconds_to_accuracy(rounds(0.6, name="client_accuracy")) == {"0.5": 10.0}
+    assert seconds_to_accuracy(rounds(0.6, name="train_loss")) == {}

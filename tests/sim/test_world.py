@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from p2pfl.compute.inline import Inline
-from p2pfl.node.events import Event, PeerJoined
+from p2pfl.errors import LinkError
+from p2pfl.node.events import Event, PeerJoined, PeerLost
+from p2pfl.sim.availability import AvailabilitySpec
+from p2pfl.sim.devices import DeviceSpec
 from p2pfl.sim.loop import Stalled, run_virtual
 from p2pfl.sim.network import NetworkSpec
 from p2pfl.sim.world import World
@@ -173,6 +176,9 @@ def test_a_run_in_which_a_device_computes_is_not_stalled():
 SCRIPT = """
 import torch
 torch.set_num_threads(1)
+from p2pfl.app.build import prepare
+from p2pfl.app.config import from_mapping
+from p2pfl.app.simulate import simulate
 from p2pfl.courses.adpsgd import ADPSGD, AdpsgdSettings
 from p2pfl.courses.dpsgd import DPSGD, DpsgdSettings
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
@@ -191,6 +197,12 @@ for seed in (0, 1):
     ):
         played = Played(course, settings, topology, seed=seed, **noisy).play()
         print(course.name, seed, played.world.wire.trace, hashlib.sha256(played.bytes).hexdigest())
+    outcome = simulate(prepare(from_mapping({
+        "seed": seed, "world": {"profile": "phones"}, "devices": {"examples_per_second": 0.3}, "topology": {"n": 31},
+        "course": {"name": "fedavg", "rounds": 5, "quorum": 0.5, "deadline_seconds": 240.0, "min_clients": 2},
+        "data": {"subsample": 0.2}, "partition": {"min_examples": 4}, "model": {"name": "logistic"},
+    })))
+    print("phones", seed, outcome.trace, hashlib.sha256(outcome.params.numpy().tobytes()).hexdigest())
 """
 
 
@@ -210,9 +222,9 @@ def test_two_processes_play_the_same_to_the_last_bit_and_another_seed_something_
     first, second = (process.communicate()[0].splitlines() for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
     assert first == second
-    assert len(first) == 6
+    assert len(first) == 8
     digests = [line.split()[2:] for line in first]
-    assert len({trace for trace, _ in digests}) == len({models for _, models in digests}) == 6
+    assert len({trace for trace, _ in digests}) == len({models for _, models in digests}) == 8
 
 
 class Caller:
@@ -283,3 +295,150 @@ def test_an_error_of_one_who_was_woken_ends_the_run():
 def test_calls_are_as_reproducible_as_all_else():
     first, second = (called([[3, 4], [4]])[1].wire.trace for _ in range(2))
     assert first == second != called([[3, 4], [5]])[1].wire.trace
+
+
+def trace(folder, text):
+    path = folder / "trace.csv"
+    path.write_text(text)
+    return AvailabilitySpec(trace=str(path))
+
+
+class Leads:
+    """Asks seat 1 for so long, and counts how often it was not answered."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.answered = []
+        self.lost = []
+
+    async def run(self, node):
+        loop = asyncio.get_running_loop()
+        while loop.time() < self.seconds:
+            (peer,) = await node.meet([1])
+            try:
+                await peer.ask(Ping("hello"))
+                self.answered.append(loop.time())
+            except LinkError:
+                self.lost.append(loop.time())
+            await asyncio.sleep(1)
+
+
+class Follows:
+    """Works for an hour to answer."""
+
+    def __init__(self, compute, seconds):
+        self.compute, self.seconds = compute, seconds
+        self.cancelled = 0
+
+    result_bytes = 0
+
+    @property
+    def examples(self):
+        return int(self.seconds * 5000)
+
+    def __call__(self):
+        return None
+
+    async def run(self, node):
+        await asyncio.Event().wait()
+
+    @Ping.handler
+    async def ping(self, ask: Ping, peer) -> Pong:
+        try:
+            await self.compute.run(self)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return Pong("done")
+
+
+def test_who_goes_offline_loses_what_it_computes_and_who_is_away_at_the_end_is_not_waited_for(tmp_path):
+    away = trace(tmp_path, "1,25,0\n1,100,1\n1,200,0\n")
+    leads = Leads(180.0)
+    events = []
+    world = World(
+        2, lambda seat, compute: [Follows(compute, 10.0) if seat else leads], Inline(),
+        availability=away, coordinators=[0],
+    )  # fmt: skip
+    run_virtual(world.run(lambda *event: events.append(event)))
+    (follows,) = world.seats[1].roles
+    assert len(leads.lost) == follows.cancelled == 1
+    assert leads.lost[0] == pytest.approx(25, abs=0.1)
+    assert not [at for at in leads.answered if 25 < at < 100], "nobody answers while it is offline"
+    assert len(leads.answered) > 5
+    assert max(at for at, _, _ in events) < 240, "seat 1 would wait for ever"
+
+
+def test_without_anybody_who_leaves_all_are_waited_for():
+    world = World(
+        2, lambda seat, compute: [Follows(compute, 10.0) if seat else Leads(60.0)], Inline(), coordinators=[0]
+    )
+    with pytest.raises(Stalled):
+        run_virtual(world.run(nothing))
+
+
+def test_a_world_in_which_all_is_over_is_stalled_even_if_nodes_come_and_go():
+    churn = AvailabilitySpec(online_seconds=600.0, offline_seconds=600.0)
+    world = World(2, lambda seat, compute: [(Longs, Leaves)[seat]()], Inline(), availability=churn)
+    with pytest.raises(Stalled, match=r"nothing happened for 27600 virtual seconds: seat 0: links to 1 more"):
+        run_virtual(world.run(nothing))
+
+
+def test_a_sleeper_that_is_offline_is_not_woken_and_one_that_goes_offline_sleeps(tmp_path):
+    class Calls:
+        """Calls both at several times."""
+
+        def __init__(self):
+            self.came = []
+
+        async def run(self, node):
+            for pause in (5, 60, 100):
+                await asyncio.sleep(pause)
+                peers = await node.call([1, 2])
+                self.came.append([peer.seat for peer in peers])
+                if len(self.came) == 1:
+                    await asyncio.sleep(10)  # seat 1 is lost meanwhile
+                    self.left = [peer.seat for peer in node.peers]
+                    self.awake = sorted(world.seats)
+                await node.dismiss(peers)
+
+    calls = Calls()
+    world = World(
+        3, lambda seat, compute: [Sleeper() if seat else calls], Inline(),
+        sleepers=[1, 2], availability=trace(tmp_path, "1,10,0\n1,150,1\n"), coordinators=[0],
+    )  # fmt: skip
+    events = []
+    run_virtual(world.run(lambda *event: events.append(event)))
+    assert calls.came == [[1, 2], [2], [1, 2]]
+    assert calls.left == [2] and calls.awake == [0, 2]
+    assert next(seconds for seconds, seat, event in events if seat == 0 and isinstance(event, PeerLost)) == 10
+    assert not world._memory.offline
+
+
+def test_coordinators_have_devices_and_bandwidths_of_their_own():
+    network = NetworkSpec(uplink_mbps=1, coordinator_mbps=50)
+    world = World(
+        2, lambda seat, compute: [Echo()], Inline(), network,
+        DeviceSpec(100.0, coordinator_examples_per_second=900.0), coordinators=[0],
+    )  # fmt: skip
+    run_virtual(world.run(nothing))
+    assert [seat.device.examples_per_second for seat in world.seats.values()] == [900, 100]
+    rates = [8e-6 / pipe.seconds_per_byte for seat in world.seats.values() for pipe in world.wire.pipes(seat.node.id)]
+    assert rates == pytest.approx([50, 50, 1, 100])
+
+
+def test_links_break_if_so_wished():
+    class Stays(Echo):
+        def __init__(self):
+            super().__init__(1000.0)
+
+        async def run(self, node):
+            node.want([1 - node.seat])
+            await super().run(node)
+
+    for every, most in ((100.0, 40), (0.0, 2)):
+        events = []
+        world = World(2, lambda seat, compute: [Stays()], Inline(), NetworkSpec(loss_every_seconds=every))
+        run_virtual(world.run(lambda *event, events=events: events.append(event)))
+        lost = sum(isinstance(event, PeerLost) for _, _, event in events)
+        assert most / 5 <= lost <= most

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pfl.errors import MessageError, RemoteProtocolError
+from p2pfl.errors import LinkError, LinkRefused, MessageError, RemoteProtocolError
 from p2pfl.wire.frame import (
     ABORT,
     FIN,
@@ -33,13 +33,14 @@ class Limits:
     max_message: int = 1 << 30
     max_buffers: int = 4096
     max_streams: int = 64
+    max_under_way: int = 64 << 20
 
 
 ROOM = MAX_RECORD - 5
 
 
-def admit(head: bytes, sizes: tuple[int, ...]) -> tuple[memoryview, ...]:
-    return tuple(memoryview(bytearray(size)) for size in sizes)
+def admit(head: bytes, sizes: tuple[int, ...]) -> bool:
+    return True
 
 
 def reader(**limits: int) -> FrameReader:
@@ -193,20 +194,18 @@ def test_slices_are_not_copied() -> None:
         assert all(part.obj is model.obj for part in parts[1:] if isinstance(part, memoryview))
 
 
-def test_payload_lands_in_the_admitted_buffers() -> None:
-    mine = [memoryview(bytearray(n)) for n in (100_000, 0, 3)]
+def test_payload_lands_in_buffers_that_were_admitted() -> None:
     asked: list[tuple[bytes, tuple[int, ...]]] = []
 
-    def give(head: bytes, sizes: tuple[int, ...]) -> tuple[memoryview, ...]:
+    def note(head: bytes, sizes: tuple[int, ...]) -> bool:
         asked.append((head, sizes))
-        return tuple(mine)
+        return True
 
-    frames = FrameReader(Limits(), give)
+    frames = FrameReader(Limits(), note)
     sent = Packet(b"head", (pattern(100_000, 1), pattern(0), pattern(3, 9)))
     got = [frames.feed(record) for record in record_list(sent)][-1]
     assert got is not None
     assert asked == [(b"head", (100_000, 0, 3))]
-    assert [buffer.obj for buffer in got.buffers] == [buffer.obj for buffer in mine]
     assert value(got) == value(sent)
     assert all(buffer.readonly for buffer in got.buffers)
 
@@ -214,7 +213,7 @@ def test_payload_lands_in_the_admitted_buffers() -> None:
 def test_nothing_is_admitted_before_the_head_is_complete() -> None:
     asked: list[bytes] = []
 
-    def refuse(head: bytes, sizes: tuple[int, ...]) -> tuple[memoryview, ...]:
+    def refuse(head: bytes, sizes: tuple[int, ...]) -> bool:
         asked.append(head)
         raise RemoteProtocolError("no")
 
@@ -227,10 +226,97 @@ def test_nothing_is_admitted_before_the_head_is_complete() -> None:
     assert asked == [bytes(MAX_RECORD)]
 
 
-def test_wrong_buffers_of_ours_are_a_mistake_of_ours() -> None:
-    frames = FrameReader(Limits(), lambda head, sizes: ())
-    with pytest.raises(ValueError, match="other sizes"):
-        frames.feed(first(sizes=(1,), payload=b"x"))
+# -- memory of what is under way ---------------------------------------------------------------------------------------
+
+
+def beginning(stream: int, msg_id: int, size: int) -> bytes:
+    """The first record of a packet with one buffer."""
+    return first(stream, msg_id, 0, (size,), bytes(min(size, MAX_RECORD - 27)))
+
+
+def peak_of(frames: FrameReader, record: bytes, error: type[LinkError], words: str) -> int:
+    """How much memory it takes to refuse a record."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(error, match=words):
+            frames.feed(record)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_was_not_agreed_is_bounded_by_link_before_memory_is_taken() -> None:
+    frames = FrameReader(Limits(max_under_way=10_000_000), lambda head, sizes: False)
+    frames.feed(beginning(0, 0, 6_000_000))
+    frames.feed(beginning(1, 1, 4_000_000))
+    assert frames.reserved == 10_000_000
+    assert peak_of(frames, beginning(2, 2, 100_000), OversizeError, "10100000 bytes under way") < 20_000
+
+
+def test_the_bound_of_a_link_counts_what_has_ended_no_more() -> None:
+    frames = FrameReader(Limits(max_under_way=10_000_000), lambda head, sizes: False)
+    for number in range(5):
+        frames.feed(beginning(0, number, 6_000_000))
+        frames.feed(chunk(ABORT, 0))
+        assert frames.reserved == 0
+    for number, packet in enumerate([Packet(b"", (pattern(6_000_000, seed),)) for seed in range(5)], 5):
+        (got,) = [got for record in record_list(packet) if (got := frames.feed(numbered(record, number)))]
+        assert value(got) == value(packet)
+        assert frames.reserved == 0
+
+
+def numbered(record: bytes, msg_id: int) -> bytes:
+    return record[:5] + struct.pack("!Q", msg_id) + record[13:] if record[0] == FIRST else record
+
+
+def test_what_was_agreed_does_not_count_there() -> None:
+    frames = FrameReader(Limits(max_under_way=1_000_000), lambda head, sizes: sizes[0] > 1_000_000)
+    frames.feed(beginning(0, 0, 6_000_000))
+    frames.feed(beginning(1, 1, 1_000_000))
+    assert frames.reserved == 7_000_000
+
+
+def test_whatever_is_under_way_is_bounded_by_what_is_to_spare_before_memory_is_taken() -> None:
+    frames = FrameReader(Limits(), admit, lambda: 10_000_000 - frames.reserved)
+    frames.feed(beginning(0, 0, 6_000_000))
+    frames.feed(beginning(1, 1, 4_000_000))
+    assert peak_of(frames, beginning(2, 2, 100_000), LinkRefused, "100000 bytes are over the 0 that") < 20_000
+
+
+def test_heads_that_need_many_records_count_as_well() -> None:
+    frames = FrameReader(Limits(), admit, lambda: 300_000 - frames.reserved)
+    for number in (0, 1):
+        record = first(number, number, 150_000, (), bytes(MAX_RECORD - 19))
+        frames.feed(record)
+    assert frames.reserved == 300_000
+    frames.feed(first(2, 2, 1000, (), bytes(1000)))  # what is whole at once is not under way
+    with pytest.raises(LinkRefused):
+        frames.feed(first(2, 3, 150_000, (), bytes(MAX_RECORD - 19)))
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 400_000)), max_size=30), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_bounds_hold_whatever_is_begun_and_aborted(steps: list[tuple[int, int]], agreed: bool) -> None:
+    most = 1_000_000
+    frames = FrameReader(Limits(max_under_way=most), lambda head, sizes: agreed, lambda: 2 * most - frames.reserved)
+    held: dict[int, int] = {}
+    msg_id = 0
+    for stream, size in steps:
+        if stream in held:
+            frames.feed(chunk(ABORT, stream))
+            del held[stream]
+            continue
+        refused = sum(held.values()) + size > (2 * most if agreed else most)
+        try:
+            frames.feed(beginning(stream, msg_id, size))
+        except (OversizeError, LinkRefused):
+            assert refused
+            return
+        assert not refused
+        msg_id += 1
+        if size > MAX_RECORD - 27:
+            held[stream] = size
+        assert frames.reserved == sum(held.values())
 
 
 def test_progress_tells_how_far_transfers_are() -> None:
@@ -341,7 +427,7 @@ hostile = st.one_of(
 def test_arbitrary_records_raise_nothing_else_and_hold_little(records: list[bytes]) -> None:
     asked: list[int] = []
 
-    def bounded(head: bytes, sizes: tuple[int, ...]) -> tuple[memoryview, ...]:
+    def bounded(head: bytes, sizes: tuple[int, ...]) -> bool:
         if sum(sizes) > 2_000_000:
             raise RemoteProtocolError("too much")
         asked.append(sum(sizes))

@@ -1,0 +1,162 @@
+"""Which way a client is trained: the fastest that its model and spec allow, found by looking at them.
+
+| tier | for | how |
+|---|---|---|
+| cohort | chains of linear layers and activations | many clients in batched products, gradients by hand (batched.py) |
+| fused | other models with large linear layers | client by client, updated within the backward pass (fused.py) |
+| plain | everything | client by client, as anyone would write it (train.py) |
+
+All give the same result to rounding, and none lets it depend on who else is trained: a host that trains for itself gets
+the bytes that a simulation gets. `functional` (functional.py) does not promise that, and is used only where asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+from p2pfl.errors import ConfigError
+from p2pfl.learn.batched import suits, together, width_of
+from p2pfl.learn.chain import Chain, chain_of
+from p2pfl.learn.fused import fit_fused, large_layers
+from p2pfl.learn.model import Model
+from p2pfl.learn.specs import TrainSpec
+from p2pfl.learn.train import Fit, FitResult, fit_plainly
+
+__all__ = ["Tier", "fit_all", "fit_one", "tier_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """How a model is trained, and why in no faster way; the reason is empty for the fastest."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})" if self.reason else self.name
+
+
+def tier_of(model: Model, spec: TrainSpec) -> Tier:
+    """The tier in which `model` is trained as `spec` says. Raises ConfigError if `spec.tier` names one that cannot."""
+    hindrances = {"cohort": _not_cohort(model, spec), "fused": _not_fused(model, spec), "plain": ""}
+    if spec.tier == "auto":
+        name = next(name for name, hindrance in hindrances.items() if not hindrance)
+        above = list(hindrances.values())[: list(hindrances).index(name)]
+        return Tier(name, "; ".join(dict.fromkeys(above)))
+    if hindrances[spec.tier]:
+        raise ConfigError(f"train.tier is {spec.tier}, but {hindrances[spec.tier]}; set it to auto")
+    return Tier(spec.tier, "" if spec.tier == "cohort" else f"train.tier is {spec.tier}")
+
+
+def fit_one(work: Fit) -> FitResult:
+    """Train one client in its tier. Raises what `p2pfl.learn.train.fit` raises."""
+    (found,) = fit_all((work,))
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def fit_all(fits: Sequence[Fit]) -> list[FitResult | Exception]:
+    """Train clients, together where that can be: the results in their order, or what was raised in a result's place.
+
+    No client's result depends on the others.
+    """
+    results: dict[int, FitResult | Exception] = {}
+    cohorts: dict[Hashable, list[int]] = {}
+    ways = _Ways()
+    for at, work in enumerate(fits):
+        try:
+            key = ways.cohort_of(work)
+        except ConfigError as error:
+            results[at] = error
+            continue
+        if key is None:
+            results[at] = _outcome(ways.alone(work), work)
+        else:
+            cohorts.setdefault(key, []).append(at)
+    for members in cohorts.values():
+        results.update(zip(members, _outcomes([fits[at] for at in members]), strict=True))
+    return [results[at] for at in range(len(fits))]
+
+
+class _Ways:
+    """Which way each of some clients goes. What their models, specs and data sets allow is found once for all."""
+
+    def __init__(self) -> None:
+        self._tiers: dict[tuple[int, int], str] = {}  # by identity of model and spec, which live as long as this
+        self._suited: dict[tuple[int, int], bool] = {}  # by identity of model and data set
+
+    def cohort_of(self, work: Fit) -> Hashable | None:
+        """What those have in common who can be trained together; None for a client to be trained alone."""
+        dataset, length = work.shard.dataset, (work.model.layout.numel,)
+        if self._tier(work) != "cohort" or len(work.shard) == 0 or work.params.shape != length:
+            return None
+        both = (id(work.model), id(dataset))
+        if both not in self._suited:
+            self._suited[both] = suits(_chain(work.model), dataset)
+        if not self._suited[both] or (work.drift is not None and work.drift.shape != length):
+            return None
+        width = width_of(len(work.shard), work.spec)
+        like = (dataset.x.shape[1:], dataset.y.shape[1:], dataset.y.dtype)
+        return id(work.model), id(work.spec), work.lr, width, work.drift is None, like
+
+    def alone(self, work: Fit) -> Callable[[Fit], FitResult]:
+        """How a client is trained who is trained alone."""
+        fused = self._tier(work) != "plain" and not _not_fused(work.model, work.spec)
+        return fit_fused if fused else fit_plainly
+
+    def _tier(self, work: Fit) -> str:
+        both = (id(work.model), id(work.spec))
+        if both not in self._tiers:
+            self._tiers[both] = tier_of(work.model, work.spec).name
+        return self._tiers[both]
+
+
+def _not_cohort(model: Model, spec: TrainSpec) -> str:
+    """Why a model cannot be trained in a cohort; empty if it can."""
+    chain = chain_of(model.module)
+    if isinstance(chain, str):
+        return chain
+    if model.draws:
+        return "it draws random numbers"
+    if model.layout.trainable < len(model.layout.entries):
+        return "it has buffers"
+    return _not_by_hand(spec)
+
+
+def _not_fused(model: Model, spec: TrainSpec) -> str:
+    if not large_layers(model.module):
+        return "no linear layer is large"
+    return _not_by_hand(spec)
+
+
+def _not_by_hand(spec: TrainSpec) -> str:
+    """Why the steps have to see whole gradients."""
+    if spec.optimizer != "sgd":
+        return f"optimizer is {spec.optimizer}"
+    return "clip is set" if spec.clip > 0 else ""
+
+
+def _chain(model: Model) -> Chain:
+    chain = chain_of(model.module)
+    assert isinstance(chain, Chain), "models without one are in other tiers"
+    return chain
+
+
+def _outcomes(fits: Sequence[Fit]) -> list[FitResult | Exception]:
+    """Train a cohort. If it fails, each client is trained alone, so that only those fail whose fault it is."""
+    chain = _chain(fits[0].model)
+    try:
+        return [*together(chain, fits)]
+    except Exception as error:  # noqa: BLE001 - carried over to whoever wants this result
+        if len(fits) == 1:
+            return [error]
+    return [outcome for work in fits for outcome in _outcomes((work,))]
+
+
+def _outcome(train: Callable[[Fit], FitResult], work: Fit) -> FitResult | Exception:
+    try:
+        return train(work)
+    except Exception as error:  # noqa: BLE001 - carried over to whoever wants this result
+        return error

@@ -1,0 +1,26 @@
+"""Connections that break at random: what is under way is lost, and both ends are told."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+from p2pfl.link.memory import MemoryLink
+
+__all__ = ["Losses"]
+
+
+class Losses:
+    """To be told of each new link. Every link lasts for an exponential time, whatever happens on it."""
+
+    def __init__(self, mean_seconds: float, seed: int) -> None:
+        self._rate = 1 / mean_seconds
+        self._seed = seed
+        self._rng: Random | None = None  # once there is a link
+
+    def __call__(self, link: MemoryLink) -> None:
+        """A link was made. On the running loop."""
+        loop = asyncio.get_running_loop()
+        if self._rng is None:
+            self._rng = Random(f"{self._seed}/loss/{loop.time()}")  # a world that goes on from a checkpoint differs
+        loop.call_later(self._rng.expovariate(self._rate), link.cut, "the connection was lost")

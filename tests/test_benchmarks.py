@@ -1,0 +1,77 @@
+"""The simulation benchmark, in small: those that need nothing installed do the same work, and it notices if not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.simulation import hand
+from tests.benchmarks.simulation.__main__ import main
+from tests.benchmarks.simulation.drawing import draw
+from tests.benchmarks.simulation.report import BASELINE, Report
+from tests.benchmarks.simulation.subject import Measured, measured
+from tests.benchmarks.simulation.workload import SCENARIOS, Scenario, Work
+
+SUBJECTS = (BASELINE, "hand-batched", "p2pfl")
+
+
+def small(name: str) -> Scenario:
+    return replace(SCENARIOS[name], clients=6, cohort=3, rounds=1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    draw(small("digits"), tmp_path)
+    return tmp_path
+
+
+def test_all_do_the_same_work(folder: Path) -> None:
+    report = Report("digits", small("digits"))
+    for subject in SUBJECTS:
+        report.add(subject, measured(subject, folder))
+    distances = [runs[0].distance for runs in report.runs.values()]
+    assert distances == pytest.approx([distances[0]] * 3, rel=1e-4)
+    assert distances[0] > 0.5
+    assert report.problems() == []
+
+
+@pytest.mark.parametrize("name", ["fem", "big"])
+def test_other_scenarios_can_be_drawn(name: str, tmp_path: Path) -> None:
+    scenario = replace(small(name), hidden=(8,))
+    draw(scenario, tmp_path)
+    work = Work.read(tmp_path)
+    assert work.scenario == scenario
+    assert work.plan.shape == (2, 3, scenario.epochs * scenario.examples // scenario.batch, scenario.batch)
+    assert work.distance(work.module().state_dict()) > 0  # the names are those of the module
+    assert [int(rows.unique().numel()) for rows in work.plan.flatten(2).flatten(0, 1)] == [scenario.examples] * 6
+
+
+def test_another_order_of_batches_is_noticed(folder: Path) -> None:
+    report = Report("digits", small("digits"))
+    report.add(BASELINE, measured(BASELINE, folder))
+    work = Work.read(folder)
+    final = hand.run(replace(work, plan=work.plan.flip(2)), lambda: None)
+    report.add("another", replace(report.runs[BASELINE][0], distance=work.distance(final)))
+    (problem,) = report.problems()
+    assert problem.startswith("another DIFFERS: ||w-w0|| is ")
+
+
+def test_a_report_compares_within_a_repetition() -> None:
+    report = Report("digits", small("digits"), {"flower": "the package flwr is missing"})
+    for speed in (1.0, 4.0, 2.0):  # the machine is slow at times, for everybody
+        report.add(BASELINE, Measured(10 * speed, 10 * speed, 0.5, 100, 2.0, 0.9))
+        report.add("p2pfl", Measured(2 * speed, 5 * speed, 0.25, 80, 2.00001, 0.9))
+    assert report.plain()["cpu_ratio"] == {BASELINE: 1.0, "p2pfl": 0.2}
+    _, _, _, ours, flower = report.text().splitlines()
+    assert ours.split() == ["p2pfl", "4.0", "0.20", "10.0", "0.50", "0.25", "80", "2.000010", "0.9000"]
+    assert flower == "flower: not measured, the package flwr is missing"
+
+
+def test_the_command_skips_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["digits-10", "--subjects", BASELINE, "--compute", "abacus", "--repeat", "1", "--rounds", "1"]
+    assert main([*arguments, "--json", str(tmp_path / "measured.json")]) == 0
+    out = capsys.readouterr().out
+    assert "p2pfl abacus: not measured, p2pfl has no compute of this name" in out
+    assert (tmp_path / "measured.json").stat().st_size > 100

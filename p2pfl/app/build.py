@@ -14,6 +14,7 @@ from p2pfl.errors import ConfigError
 from p2pfl.learn.data import Dataset, Shard, load_dataset
 from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.partition import partition
+from p2pfl.learn.tiers import Tier, tier_of
 from p2pfl.learn.train import fit
 from p2pfl.topology.families import build
 from p2pfl.topology.file import loads
@@ -63,6 +64,11 @@ class Setup:
         """Seats whose nodes a simulation makes only while they are needed."""
         asleep = self.course.sleepers(self.topology.union)
         return asleep if len(asleep) > _ALL_AWAKE else ()
+
+    @property
+    def tier(self) -> Tier:
+        """How the model is trained, and why not in a faster way."""
+        return tier_of(self.model, self.config.train)
 
     def learner(self, seat: int, compute: Compute) -> Learner:
         """The learning of one seat."""
@@ -117,6 +123,7 @@ def prepare(config: Config[Any], seat: int | None = None) -> Setup:
 
 def _model(config: Config[Any], dataset: Dataset) -> Model:
     model = build_model(config.model, dataset, config.seed)
+    tier_of(model, config.train)  # raises if `train.tier` names one that cannot train it
     if config.train.optimizer != "sgd":  # one step, or every client would find out by itself that it is misspelt
         fit(model.initial, model, Shard(dataset, dataset.train_indices[:2]), replace(config.train, steps=1), seed=0)
     return model

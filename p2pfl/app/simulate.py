@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Callable
@@ -85,6 +86,7 @@ def _run(options: SimulateOptions[Any], where: Path, profile: Profile | None) ->
     display = Display(as_json=options.json, total=options.config.course.rounds)
     with _folder(options, where, start) as folder, display:
         display.line(f"{setup.topology!r}, {setup.dataset!r}, {setup.model!r}")
+        display.line(f"training tier {setup.tier}, computed by {compute!r}")
         for note in topology_notes(options.config):
             display.line(f"note: {note}")
         if start.standing.round:
@@ -103,8 +105,10 @@ def _run(options: SimulateOptions[Any], where: Path, profile: Profile | None) ->
             if start.standing.every:
                 display.line(f"to go on from the last checkpoint: p2pfl simulate {folder.path} --resume")
             raise
+        finally:
+            asyncio.run(compute.close())
         outcome = replace(outcome, rounds=[*(Round(**row) for row in folder.earlier), *outcome.rounds])
-        figures = _figures(options.config, outcome, time.perf_counter() - started)
+        figures = _figures(setup, outcome, time.perf_counter() - started)
         folder.model(setup.model.layout, outcome.params)
         if profile is not None:
             figures["profile"] = profile.figures()
@@ -134,14 +138,15 @@ def _folder(options: SimulateOptions[Any], where: Path, start: Checkpoint) -> Ru
     return RunFolder(options.runs, options.config, options.run)
 
 
-def _figures(config: Config[Any], outcome: Outcome, seconds: float) -> dict[str, object]:
+def _figures(setup: Setup, outcome: Outcome, seconds: float) -> dict[str, object]:
     return {
-        "course": course_hash(config),
+        "course": course_hash(setup.config),
+        "tier": str(setup.tier),
         "model_hash": model_hash(outcome.params),
         "rounds": len(outcome.rounds),
         "ended": outcome.reason,
         "metrics": outcome.rounds[-1].metrics if outcome.rounds else {},
-        "seconds_to_accuracy": seconds_to_accuracy(outcome.rounds, getattr(config.course, "target_accuracy", 0.0)),
+        "seconds_to_accuracy": seconds_to_accuracy(outcome.rounds, getattr(setup.config.course, "target_accuracy", 0.0)),
         "bytes": outcome.bytes,
         "packets": outcome.packets,
         "virtual_seconds": outcome.virtual_seconds,

@@ -96,7 +96,7 @@ class MemoryNetwork:
     def cut(self, a: str, b: str) -> None:
         """Break all links between two peers: what is under way is lost, and both ends are told LinkTruncated."""
         for link in self._between(a, b):
-            link.cut("the link was cut")
+            link.cut()
 
     def take_offline(self, peer_id: str) -> None:
         """Cut all links of a peer, and let nobody dial it, nor it anybody, until `bring_online`."""
@@ -333,10 +333,10 @@ class MemoryLink:
             kind = LinkRefused if isinstance(error, LinkRefused) else LinkTruncated
             self._put(kind(f"{self.local[:10]} ended the link: {error}"), 0)
 
-    def cut(self, reason: str) -> None:
-        """Break the link: what is under way is lost, and both ends are told LinkTruncated."""
+    def cut(self, reason: str = "") -> None:
+        """Break the link: what is under way is lost, and both ends are told LinkTruncated, with the reason if any."""
         for end in (self, self.peer):
-            end.abort(LinkTruncated(reason))
+            end.abort(LinkTruncated(f"the link to {end.remote[:10]} was cut{reason and ': '}{reason}"))
 
     def release(self) -> None:
         """Let pass what a partition held up."""

@@ -23,4 +23,4 @@ class Losses:
         loop = asyncio.get_running_loop()
         if self._rng is None:
             self._rng = Random(f"{self._seed}/loss/{loop.time()}")  # a world that goes on from a checkpoint differs
-        loop.call_later(self._rng.expovariate(self._rate), link.cut, "the connection was lost")
+        loop.call_later(self._rng.expovariate(self._rate), link.cut, "a random loss")

@@ -277,8 +277,8 @@ async def test_a_link_that_is_cut_after_one_end_has_gone_loses_what_is_under_way
     far.start(inbox)
     near.send(Packet(b"lost"))
     near.abort(LinkTruncated("crashed"))
-    near.cut("the cable, too")
-    assert str(await inbox.closed()) == "the cable, too"
+    near.cut("a digger")
+    assert str(await inbox.closed()) == "the link to alice was cut: a digger"
     assert not inbox.packets
     near.cut("again")
 

@@ -139,6 +139,7 @@ def _folder(options: SimulateOptions[Any], where: Path, start: Checkpoint) -> Ru
 
 
 def _figures(setup: Setup, outcome: Outcome, seconds: float) -> dict[str, object]:
+    target = getattr(setup.config.course, "target_accuracy", 0.0)
     return {
         "course": course_hash(setup.config),
         "tier": str(setup.tier),
@@ -146,7 +147,7 @@ def _figures(setup: Setup, outcome: Outcome, seconds: float) -> dict[str, object
         "rounds": len(outcome.rounds),
         "ended": outcome.reason,
         "metrics": outcome.rounds[-1].metrics if outcome.rounds else {},
-        "seconds_to_accuracy": seconds_to_accuracy(outcome.rounds, getattr(setup.config.course, "target_accuracy", 0.0)),
+        "seconds_to_accuracy": seconds_to_accuracy(outcome.rounds, target),
         "bytes": outcome.bytes,
         "packets": outcome.packets,
         "virtual_seconds": outcome.virtual_seconds,

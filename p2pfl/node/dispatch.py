@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -12,7 +11,7 @@ from p2pfl.errors import MessageError, RemoteProtocolError
 from p2pfl.node.events import Event, HandlerFailed
 from p2pfl.wire.codec import Body, Incoming, announced, decode, encode, outline
 from p2pfl.wire.frame import OversizeError
-from p2pfl.wire.message import Handler, Message, Request, Vocabulary, handlers_of, reply_type
+from p2pfl.wire.message import Handler, Message, Request, Vocabulary, handlers_of, is_async, reply_type
 from p2pfl.wire.tensor import Schema, schema_bytes
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class Dispatch:
         table = {}
         for kind, handler in handlers_of(wanted).items():
             reply = reply_type(kind) if issubclass(kind, Request) else None
-            table[kind] = _Entry(kind, handler, not inspect.iscoroutinefunction(handler), reply)
+            table[kind] = _Entry(kind, handler, not is_async(handler), reply)
         _check_tags((*table, *(entry.reply for entry in table.values() if entry.reply is not None)))
         self._roles = wanted
         self._table = {kind.tag: entry for kind, entry in table.items()}

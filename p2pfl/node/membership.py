@@ -58,13 +58,14 @@ class Roster(Message):
 class Membership:
     """The table of one node, and the role that keeps it up to date."""
 
-    def __init__(self, own: Member) -> None:
+    def __init__(self, own: Member, *, restarted: bool = True) -> None:
+        """`restarted`: the record gets a new version, to outrun one that may be known of an earlier life."""
         self._own_id = own.id
         self._table: dict[str, Member] = {}
         self._by_seat: dict[int, str] = {}
         self._changed: Callable[[], None] = lambda: None
         self._spread: Spread = lambda ids, source: None
-        self._enter(replace(own, version=time.time_ns()))  # a restarted node must outrun its former record
+        self._enter(replace(own, version=time.time_ns()) if restarted else own)
 
     def bind(self, changed: Callable[[], None], spread: Spread) -> None:
         """Called by the node: whom to wake after a change, and how to pass records on to all peers but one."""

@@ -53,7 +53,7 @@ class _Registered(Membership):
     """One node's view of the register. There is nothing to gossip about."""
 
     def __init__(self, register: Register, own: Member) -> None:
-        super().__init__(own)
+        super().__init__(own, restarted=False)
         self._register = register
         self._member = own
 
@@ -72,6 +72,9 @@ class _Registered(Membership):
 
     def bind(self, changed: Callable[[], None], spread: Spread) -> None:
         super().bind(changed, lambda ids, source: None)
+
+    async def announce(self, *, addresses: tuple[str, ...] | None = None, seat: int | None = None) -> None:
+        self._changed()  # the register knows it already
 
     def greeting(self) -> Collection[str]:
         return ()

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform, g
 from p2pfl.errors import MessageError
 from p2pfl.wire.fields import check_fields
 
-__all__ = ["Handler", "Handlers", "Message", "Request", "Vocabulary", "handled_by", "handlers_of", "reply_type"]
+__all__ = ["Handler", "Handlers", "Message", "Request", "Vocabulary", "handled_by", "handlers_of", "is_async", "reply_type"]
 
 RoleT = TypeVar("RoleT")
 PeerT = TypeVar("PeerT")
@@ -120,7 +120,7 @@ def handlers_of(roles: Iterable[object]) -> Handlers:
                 first = found[kind].__qualname__
                 raise MessageError(f"{kind.tag} has two handlers: {first} and {_qualified(role, name)}")
             method = getattr(role, name)
-            if issubclass(kind, Request) and not inspect.iscoroutinefunction(method):
+            if issubclass(kind, Request) and not is_async(method):
                 raise MessageError(f"{_qualified(role, name)} answers {kind.tag}, so it must be `async def`")
             found[kind] = method
     return found
@@ -132,6 +132,16 @@ def handled_by(role: type) -> tuple[tuple[str, type[Message]], ...]:
     names = dict.fromkeys(name for cls in reversed(role.__mro__) for name in vars(cls))
     kinds = ((name, getattr(inspect.getattr_static(role, name), _MARK, None)) for name in names)
     return tuple((name, kind) for name, kind in kinds if kind is not None)
+
+
+def is_async(handler: Handler) -> bool:
+    """Whether a handler is a coroutine method."""
+    return _is_async(getattr(handler, "__func__", handler))
+
+
+@lru_cache(maxsize=1024)
+def _is_async(function: Callable[..., object]) -> bool:
+    return inspect.iscoroutinefunction(function)
 
 
 def _qualified(role: object, name: str) -> str:

@@ -1,5 +1,6 @@
 """The batched tier against the plain one, and its promise: nobody's bits depend on the others."""
 
+import itertools
 import math
 from unittest import mock
 
@@ -49,7 +50,7 @@ def examples(rows: int, inputs: int, outputs: int, loss: str, seed: int = 0) -> 
 
 def network(widths: list[int], activation: type[nn.Module], bias: bool, seed: int = 0) -> nn.Module:
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after, bias=bias), activation()]
     module = nn.Sequential(*layers[:-1])
     generator = torch.Generator().manual_seed(seed)

@@ -26,7 +26,7 @@ class Ends:
         self.errors.append((asyncio.get_running_loop().time(), type(error).__name__))
 
 
-def ends(seed, links=400, mean=60.0):
+def ends(seed, links=400, mean=60.0, begin=0.0):
     """When each of many links broke, and what both ends were told."""
 
     async def run():
@@ -45,7 +45,7 @@ def ends(seed, links=400, mean=60.0):
         assert [end.errors for end in found] == [end.errors for end in others]
         return [error for end in found for error in end.errors]
 
-    return run_virtual(run())
+    return run_virtual(run(), begin)
 
 
 def test_links_last_for_exponential_times_and_both_ends_are_told():
@@ -58,6 +58,12 @@ def test_links_last_for_exponential_times_and_both_ends_are_told():
 
 def test_the_seed_rules_when():
     assert ends(1, 20) == ends(1, 20) != ends(2, 20)
+
+
+def test_a_world_that_begins_later_has_other_losses():
+    later = [at - 1000 for at, _ in ends(1, 20, begin=1000.0)]
+    assert min(later) > 0
+    assert later != pytest.approx([at for at, _ in ends(1, 20)])
 
 
 async def test_nodes_redial_by_themselves():

@@ -63,6 +63,22 @@ async def test_a_downlink_does_what_comes_later_in_between_what_has_been_sent_be
     assert wire.delay("d", "z", MB) == pytest.approx(5.02)
 
 
+async def test_a_downlink_is_taken_up_when_a_packet_passes_it_and_not_when_it_is_sent():
+    wire = network(uplink_mbps=8, downlink_mbps=8)
+    for source, elsewhere in ("ab", "cd"):
+        wire.delay(source, elsewhere, 2 * MB)
+    assert [wire.delay(source, "z", MB) for source in "ac"] == pytest.approx([3.02, 4.02])
+
+
+async def test_packets_of_one_record_take_a_downlink_from_large_ones_that_are_sent_later():
+    wire = network(uplink_mbps=0, downlink_mbps=8)
+    wire.delay("a", "z", MB)
+    assert [wire.delay("b", "z", SMALL) for _ in range(2)] == pytest.approx([0.07, 0.12])
+    assert wire.delay("c", "z", MB) == pytest.approx(2.12)
+    assert [wire.delay("b", "y", SMALL) for _ in range(40)][-1] == pytest.approx(2.02)
+    assert wire.delay("a", "y", MB) == pytest.approx(3.0), "behind those that were sent before"
+
+
 async def test_a_packet_of_one_record_overtakes_large_ones_and_queues_with_its_like():
     wire = network()
     wire.delay("a", "b", 10 * MB)
@@ -158,13 +174,14 @@ def test_equal_seeds_give_equal_times_and_traces(sends, seed):
 
 async def test_looking_at_the_counts_leaves_the_trace_alone_however_long_it_is():
     looked, other = network(), network()
-    for number in range(10_000):
+    for number in range(40_000):
         looked.delay("a", "b", number)
         other.delay("a", "b", number)
+        assert len(other.pending) < 100_000, "what is kept does not grow with the run"
         if number % 1000 == 7:
             assert looked.packets == number + 1 and looked.trace
     assert looked.trace == other.trace
-    assert (other.packets, other.bytes) == (10_000, sum(range(10_000)))
+    assert (other.packets, other.bytes) == (40_000, sum(range(40_000)))
 
 
 @given(st.floats(0, 5), st.integers(0, 2**32))

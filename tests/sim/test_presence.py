@@ -52,6 +52,17 @@ async def test_a_node_that_goes_offline_loses_its_links_and_gets_them_back(memor
     assert 100 < back < 132
 
 
+async def test_what_it_has_sent_is_forgotten(memory, tmp_path):
+    trace = tmp_path / "trace.csv"
+    trace.write_text("0,1,0\n0,2,1\n")
+    wire = Network(NetworkSpec(latency_ms=0, uplink_mbps=8), 0)
+    presence = Presence(Availability(AvailabilitySpec(trace=str(trace)), 0, 1), memory, wire)
+    presence.begin(0, "a")
+    assert wire.delay("a", "b", 10**9) == pytest.approx(1000)
+    await asyncio.sleep(3)
+    assert wire.delay("a", "c", 10**6) == pytest.approx(1)
+
+
 async def test_nobody_dials_it_and_it_dials_nobody_meanwhile(memory, presence):
     a, b = memory.transport("a"), memory.transport("b")
     await a.listen("a", lambda link: None)

@@ -277,7 +277,7 @@ def test_a_million_nodes_sleep_until_they_are_called(latency_ms):
     assert caller.awake == [[0, *seats] for seats in calls], "who was not called is not there, and goes to sleep again"
     assert sorted(world.seats) == [0]
     assert world.seats[0].node.statistics().peers == 0
-    assert len(world._register._made) < 5
+    assert len(world._register._made) < 5 and len(world.wire._pipes) < 5
 
 
 def test_an_error_of_one_who_was_woken_ends_the_run():
@@ -394,12 +394,15 @@ def test_a_sleeper_that_is_offline_is_not_woken_and_one_that_goes_offline_sleeps
         async def run(self, node):
             for pause in (5, 60, 100):
                 await asyncio.sleep(pause)
+                before = asyncio.get_running_loop().time()
                 peers = await node.call([1, 2])
+                assert asyncio.get_running_loop().time() < before + 1, "who sleeps is not waited for"
                 self.came.append([peer.seat for peer in peers])
                 if len(self.came) == 1:
                     await asyncio.sleep(10)  # seat 1 is lost meanwhile
                     self.left = [peer.seat for peer in node.peers]
                     self.awake = sorted(world.seats)
+                    assert not world._memory.offline, "who sleeps is not on the network at all"
                 await node.dismiss(peers)
 
     calls = Calls()
@@ -412,7 +415,12 @@ def test_a_sleeper_that_is_offline_is_not_woken_and_one_that_goes_offline_sleeps
     assert calls.came == [[1, 2], [2], [1, 2]]
     assert calls.left == [2] and calls.awake == [0, 2]
     assert next(seconds for seconds, seat, event in events if seat == 0 and isinstance(event, PeerLost)) == 10
-    assert not world._memory.offline
+
+
+async def test_after_the_end_nobody_comes_and_goes():
+    churn = AvailabilitySpec(online_seconds=60.0, offline_seconds=1.0)
+    await World(3, lambda seat, compute: [Echo(300.0)], Inline(), availability=churn).run(nothing)
+    assert all(handle.cancelled() for handle in asyncio.get_running_loop()._scheduled)
 
 
 def test_coordinators_have_devices_and_bandwidths_of_their_own():

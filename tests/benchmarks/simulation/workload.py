@@ -65,7 +65,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "digits-10": _digits(10),
     "digits-1000": _digits(1_000),
     "digits-10000": _digits(10_000),
-    "digits-wide": _digits(1_000, cohort=100),
+    "digits-wide": _digits(10_000, cohort=100),
     "fem": Scenario(
         "28 x 28, 62 classes, the CNN of the FedAvg paper, 100 clients x 40, 10 a round, 1 epoch, batch 20",
         100, 10, 40, 3, model="cnn",

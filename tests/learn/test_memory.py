@@ -1,0 +1,29 @@
+import gc
+
+import pytest
+import torch
+
+from p2pfl.learn import memory
+from p2pfl.learn.memory import duplicate, empty
+
+
+@pytest.mark.parametrize("large", [0, 2**40])
+def test_a_copy_is_a_copy(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_LARGE_BYTES", large)
+    vector = torch.arange(5000.0)
+    copy = duplicate(vector)
+    assert torch.equal(copy, vector)
+    copy.zero_()
+    assert vector[1] == 1
+    assert empty(3, 1000).shape == (3, 1000)
+
+
+def test_the_memory_lives_as_long_as_what_looks_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_LARGE_BYTES", 0)
+    view = memoryview(duplicate(torch.full((5000,), 7.0)).numpy()[10:])
+    row = duplicate(torch.full((5000,), 7.0))[100:200]
+    gc.collect()
+    for _ in range(20):
+        empty(5000).zero_()
+    assert set(view) == {7.0}
+    assert row.unique().tolist() == [7.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import deque
 from typing import Any
 
@@ -17,14 +18,18 @@ _AHEAD_BYTES = 64 * 2**20  # results that are computed before their time lie in 
 class Begun:
     """A job that a device has begun. `answer` has its outcome when the device is through with it."""
 
-    __slots__ = ("answer", "due_at", "job", "outcome", "result_bytes")
+    __slots__ = ("answer", "due_at", "job", "number", "outcome", "result_bytes")
 
-    def __init__(self, job: Job[Any], due_at: float, answer: asyncio.Future[Any]) -> None:
+    def __init__(self, job: Job[Any], due_at: float, number: int, answer: asyncio.Future[Any]) -> None:
         self.job = job
         self.result_bytes = job.result_bytes
         self.due_at = due_at  # seconds of virtual time
+        self.number = number  # of all jobs that were begun, in their order
         self.answer = answer
         self.outcome: tuple[Any] | None = None  # once it has been computed
+
+    def __lt__(self, other: Begun) -> bool:
+        return (self.due_at, self.number) < (other.due_at, other.number)
 
 
 class Backlog:
@@ -37,24 +42,45 @@ class Backlog:
 
     def __init__(self, compute: Compute) -> None:
         self._compute = compute
+        self._count = 0
         self._begun: dict[Begun, None] = {}  # not computed yet
+        self._agenda: list[Begun] = []  # a heap of those that are not due yet: at one time, who began first is first
+        self._alarm: asyncio.TimerHandle | None = None  # for the first of them
         self._due: deque[Begun] = deque()  # in the order in which the devices were through; not answered yet
         self._task: asyncio.Task[None] | None = None  # the loop keeps no strong reference
         self._woken = False  # something is computed, or will be once the loop is idle
 
-    def begin(self, job: Job[Any], seconds: float) -> tuple[Begun, asyncio.TimerHandle]:
-        """Begin a job that a device is through with after so many seconds. To give up: cancel the timer, and `drop`."""
+    def begin(self, job: Job[Any], seconds: float) -> Begun:
+        """Begin a job that a device is through with after so many seconds. `drop` it to give up."""
         loop = _loop()
-        begun = Begun(job, loop.time() + seconds, loop.create_future())
+        self._count += 1
+        begun = Begun(job, loop.time() + seconds, self._count, loop.create_future())
         self._begun[begun] = None
-        return begun, loop.call_at(begun.due_at, self._is_due, begun)
+        heapq.heappush(self._agenda, begun)
+        if self._agenda[0] is begun:
+            self._set_alarm()
+        return begun
 
     def drop(self, begun: Begun) -> None:
         """Nobody waits for it any more."""
         self._begun.pop(begun, None)
+        if self._agenda and self._agenda[0] is begun:
+            self._set_alarm()
 
-    def _is_due(self, begun: Begun) -> None:
-        self._due.append(begun)
+    def _set_alarm(self) -> None:
+        while self._agenda and self._agenda[0].answer.done():  # it was given up
+            heapq.heappop(self._agenda)
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = _loop().call_at(self._agenda[0].due_at, self._ring) if self._agenda else None
+
+    def _ring(self) -> None:
+        self._alarm, first = None, self._agenda[0].due_at
+        while self._agenda and self._agenda[0].due_at <= first:
+            begun = heapq.heappop(self._agenda)
+            if not begun.answer.done():
+                self._due.append(begun)
+        self._set_alarm()
         self._answer()
         self._wake()
 
@@ -84,7 +110,7 @@ class Backlog:
         later = self._begun.keys() - set(waiting)
         batch: list[Begun] = []
         room = _AHEAD_BYTES
-        for begun in (*waiting, *sorted(later, key=lambda begun: begun.due_at)):
+        for begun in (*waiting, *sorted(later)):
             room -= begun.result_bytes
             if batch and room < 0:
                 break

@@ -67,13 +67,12 @@ class Device:
     async def _result(self, job: Job[ResultT]) -> ResultT | Exception:
         if self._closed:
             raise RuntimeError("this device has been closed")
-        begun, timer = self._backlog.begin(job, job.examples / self.examples_per_second)
+        begun = self._backlog.begin(job, job.examples / self.examples_per_second)
         self.busy += 1
         try:
             outcome: ResultT | Exception = await begun.answer
         finally:
             self.busy -= 1
-            timer.cancel()
             self._backlog.drop(begun)
         return outcome
 

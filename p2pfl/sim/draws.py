@@ -8,8 +8,6 @@ from statistics import NormalDist
 
 __all__ = ["lognormal", "uniform"]
 
-_NORMAL = NormalDist()
-
 
 def uniform(*what: object) -> float:
     """A number between 0 and 1, both excluded. Equal arguments draw the same.
@@ -23,4 +21,4 @@ def uniform(*what: object) -> float:
 
 def lognormal(deviation: float, *what: object) -> float:
     """A factor whose logarithm has mean 0 and this standard deviation."""
-    return exp(deviation * _NORMAL.inv_cdf(uniform(*what))) if deviation else 1.0
+    return exp(deviation * NormalDist().inv_cdf(uniform(*what))) if deviation else 1.0

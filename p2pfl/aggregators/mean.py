@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable
 
+import torch
 from torch import Tensor
+
+from p2pfl.learn.memory import empty
 
 __all__ = ["WeightedMean"]
 
@@ -78,7 +81,7 @@ class WeightedMean:
             return
         vector, weight = update
         if self._sum is None:
-            self._sum = vector * weight
+            self._sum = torch.mul(vector, weight, out=empty(*vector.shape))
         else:
             self._sum.add_(vector, alpha=weight)
         self.weight += weight

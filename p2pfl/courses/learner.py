@@ -12,7 +12,7 @@ from p2pfl.errors import RemoteProtocolError
 from p2pfl.learn.data import Shard
 from p2pfl.learn.evaluate import Evaluation
 from p2pfl.learn.model import Model
-from p2pfl.learn.params import as_buffer, from_buffer, is_finite
+from p2pfl.learn.params import as_buffer, from_buffer
 from p2pfl.learn.specs import TrainSpec
 from p2pfl.learn.train import FitResult
 from p2pfl.wire.tensor import Schema, Tensors, TensorSpec
@@ -60,7 +60,7 @@ class Learner:
         if tensors.schema != self.schema:
             raise RemoteProtocolError(f"{tensors} came where {self.schema[0]} was agreed")
         vector = from_buffer(tensors["params"], self.model.layout.numel)
-        if finite and not is_finite(vector):
+        if finite and not self.model.is_sound(vector):
             raise RemoteProtocolError("a model with NaN or infinite numbers came")
         return vector
 

@@ -26,6 +26,7 @@ from p2pfl.wire.message import Message
 __all__ = ["Clients", "Collected", "RoundRules"]
 
 ReplyT = TypeVar("ReplyT", bound=Message)
+_PAUSE_SECONDS = 1.0
 _AT_ONCE = 1000  # clients that are asked together where all are asked
 
 
@@ -93,10 +94,13 @@ class Clients:
 
     async def cohort(self, node: Node, *draw: object) -> list[Peer]:
         """Whom this round asks, by seat: drawn from those who are there. Waits while nobody is. `draw` seeds it."""
-        await self.assemble(node, at_least=1)
-        order = _shuffled(self.seats, Random(seed_of(self.learner.seed, "cohort", *draw)))
-        there = (seat for seat in order if node.at(seat) or node.members.on_call(seat))
-        return await node.call(islice(there, self.rules.asked(len(self.seats))))
+        while True:
+            await self.assemble(node, at_least=1)
+            order = _shuffled(self.seats, Random(seed_of(self.learner.seed, "cohort", *draw)))
+            there = (seat for seat in order if node.at(seat) or node.members.would_wake(seat))
+            if peers := await node.call(islice(there, self.rules.asked(len(self.seats)))):
+                return peers
+            await asyncio.sleep(_PAUSE_SECONDS)  # all who sleep are away, and nobody tells when they come back
 
     async def dismiss(self, node: Node, peers: Iterable[Peer]) -> None:
         """Let those sleep who sleep until they are called."""
@@ -128,7 +132,7 @@ class Clients:
     async def evaluate(self, node: Node, ask: Evaluate) -> Score:
         """Let all clients evaluate, each on its own examples; the mean weighted by their numbers."""
         await self.assemble(node, at_least=1)
-        there = (seat for seat in self.seats if node.at(seat) or node.members.on_call(seat))
+        there = (seat for seat in self.seats if node.at(seat) or node.members.would_wake(seat))
         scores: list[Score] = []
         while seats := list(islice(there, _AT_ONCE)):
             batch = await node.call(seats)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["GELU", "RELU", "SIGMOID", "SILU", "TANH", "Activation", "elu", "leaky_relu", "sigmoid"]
+__all__ = ["Activation", "elu", "gelu", "leaky_relu", "logistic", "relu", "sigmoid", "silu", "tanh"]
 
 _aten = torch.ops.aten
 
@@ -28,31 +28,29 @@ class Activation:
     backward: Callable[[Tensor, Tensor, Tensor], Tensor]  # of the gradient by the output, the input and the output
 
 
-def sigmoid(z: Tensor) -> Tensor:
+def relu() -> Activation:
+    """max(z, 0)."""
+    return Activation("relu", torch.relu_, lambda d, _, a: _aten.threshold_backward.default(d, a, 0))
+
+
+def tanh() -> Activation:
+    """The hyperbolic tangent."""
+    return Activation("tanh", torch.tanh_, lambda d, _, a: _aten.tanh_backward.default(d, a))
+
+
+def sigmoid() -> Activation:
     """The logistic function."""
-    return z.neg().exp_().add_(1).reciprocal_()
+    return Activation("sigmoid", logistic, lambda d, _, a: _aten.sigmoid_backward.default(d, a))
 
 
-def _normal_share(z: Tensor) -> Tensor:
-    """The standard normal distribution function."""
-    return z.mul(math.sqrt(0.5)).erf_().add_(1).mul_(0.5)
+def silu() -> Activation:
+    """z times the logistic function of z."""
+    return Activation("silu", lambda z: z * logistic(z), _silu_backward)
 
 
-def _gelu_backward(d: Tensor, z: Tensor, _: Tensor) -> Tensor:
-    density = z.square().mul_(-0.5).exp_().mul_(1 / math.sqrt(2 * math.pi))
-    return d * density.mul_(z).add_(_normal_share(z))
-
-
-def _silu_backward(d: Tensor, z: Tensor, _: Tensor) -> Tensor:
-    s = sigmoid(z)
-    return d * (s * (1 + z * (1 - s)))
-
-
-RELU = Activation("relu", torch.relu_, lambda d, _, a: _aten.threshold_backward.default(d, a, 0))
-TANH = Activation("tanh", torch.tanh_, lambda d, _, a: _aten.tanh_backward.default(d, a))
-SIGMOID = Activation("sigmoid", sigmoid, lambda d, _, a: _aten.sigmoid_backward.default(d, a))
-SILU = Activation("silu", lambda z: z * sigmoid(z), _silu_backward)
-GELU = Activation("gelu", lambda z: z * _normal_share(z), _gelu_backward)
+def gelu() -> Activation:
+    """z times the standard normal distribution function of z."""
+    return Activation("gelu", lambda z: z * _normal(z), _gelu_backward)
 
 
 def leaky_relu(slope: float) -> Activation:
@@ -71,3 +69,22 @@ def elu(alpha: float) -> Activation:
         lambda z: torch.where(z > 0, z, z.expm1().mul_(alpha)),
         lambda d, _, a: _aten.elu_backward.default(d, alpha, 1.0, 1.0, True, a),
     )
+
+
+def logistic(z: Tensor) -> Tensor:
+    """1 / (1 + exp(-z))."""
+    return z.neg().exp_().add_(1).reciprocal_()
+
+
+def _silu_backward(d: Tensor, z: Tensor, _: Tensor) -> Tensor:
+    s = logistic(z)
+    return d * (s * (1 + z * (1 - s)))
+
+
+def _normal(z: Tensor) -> Tensor:
+    return z.mul(math.sqrt(0.5)).erf_().add_(1).mul_(0.5)
+
+
+def _gelu_backward(d: Tensor, z: Tensor, _: Tensor) -> Tensor:
+    density = z.square().mul_(-0.5).exp_().mul_(1 / math.sqrt(2 * math.pi))
+    return d * density.mul_(z).add_(_normal(z))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from p2pfl.learn.activations import GELU, RELU, SIGMOID, SILU, TANH, Activation, elu, leaky_relu
+from p2pfl.learn.activations import Activation, elu, gelu, leaky_relu, relu, sigmoid, silu, tanh
 from p2pfl.learn.params import Layout
 
 __all__ = ["Chain", "Dense", "chain_of"]
@@ -212,10 +212,26 @@ def _dropout(x: _Symbol, p: float = 0.5, training: bool = True, inplace: bool = 
     return x
 
 
+def _relu(x: _Symbol, inplace: bool = False) -> _Symbol:
+    return x.then(relu())
+
+
+def _tanh(x: _Symbol) -> _Symbol:
+    return x.then(tanh())
+
+
+def _sigmoid(x: _Symbol) -> _Symbol:
+    return x.then(sigmoid())
+
+
+def _silu(x: _Symbol, inplace: bool = False) -> _Symbol:
+    return x.then(silu())
+
+
 def _gelu(x: _Symbol, approximate: str = "none") -> _Symbol:
     if approximate != "none":
         raise _NoChain(f"its forward uses gelu with approximate={approximate!r}")
-    return x.then(GELU)
+    return x.then(gelu())
 
 
 def _elu(x: _Symbol, alpha: float = 1.0, inplace: bool = False) -> _Symbol:
@@ -226,36 +242,29 @@ def _leaky_relu(x: _Symbol, negative_slope: float = 0.01, inplace: bool = False)
     return x.then(leaky_relu(negative_slope))
 
 
-def _plainly(activation: Activation) -> Callable[..., _Symbol]:
-    def apply(x: _Symbol, inplace: bool = False) -> _Symbol:
-        return x.then(activation)
-
-    return apply
-
-
 _METHODS: Mapping[str, Callable[..., Any]] = {
     "flatten": _flatten,
     "view": _reshape,
     "reshape": _reshape,
     "size": _size,
     "contiguous": lambda x: x,
-    "relu": _plainly(RELU),
-    "tanh": _plainly(TANH),
-    "sigmoid": _plainly(SIGMOID),
+    "relu": _relu,
+    "tanh": _tanh,
+    "sigmoid": _sigmoid,
 }
 _FUNCTIONS: Mapping[Any, Callable[..., _Symbol]] = {
     functional.linear: _linear,
     torch.flatten: _flatten,
     torch.reshape: _reshape,
     functional.dropout: _dropout,
-    torch.relu: _plainly(RELU),
-    torch.relu_: _plainly(RELU),
-    functional.relu: _plainly(RELU),
-    torch.tanh: _plainly(TANH),
-    functional.tanh: _plainly(TANH),
-    torch.sigmoid: _plainly(SIGMOID),
-    functional.sigmoid: _plainly(SIGMOID),
-    functional.silu: _plainly(SILU),
+    torch.relu: _relu,
+    torch.relu_: _relu,
+    functional.relu: _relu,
+    torch.tanh: _tanh,
+    functional.tanh: _tanh,
+    torch.sigmoid: _sigmoid,
+    functional.sigmoid: _sigmoid,
+    functional.silu: _silu,
     functional.gelu: _gelu,
     functional.elu: _elu,
     functional.leaky_relu: _leaky_relu,

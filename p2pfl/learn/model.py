@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from p2pfl.errors import ConfigError
 from p2pfl.learn.data import Dataset
 from p2pfl.learn.lookup import load_callable, unknown
 from p2pfl.learn.models import MODELS
-from p2pfl.learn.params import Layout, flatten
+from p2pfl.learn.params import Layout, flatten, is_finite
 from p2pfl.learn.specs import ModelSpec
 
 __all__ = ["LOSSES", "Loss", "Model", "build_model"]
@@ -57,6 +58,7 @@ class Model:
     _tensors: list[Tensor]  # the module's own, in the layout's order
     _unshared: list[tuple[Tensor, Tensor]]  # integer buffers that the layout leaves out, each with its first value
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _sound: dict[int, ref[Tensor]] = field(default_factory=dict)  # vectors that were found to be finite, by id
 
     @classmethod
     def of(cls, module: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Model:
@@ -71,6 +73,17 @@ class Model:
         model = cls(module, layout, loss, initial, draws, layout.tensors(module), unshared)
         model._bind(initial)
         return model
+
+    def is_sound(self, flat: Tensor) -> bool:
+        """Whether all numbers of a vector are finite. One that many clients of this process get is looked at once."""
+        known = self._sound.get(id(flat))
+        if known is not None and known() is flat:
+            return True
+        if not is_finite(flat):
+            return False
+        at = id(flat)
+        self._sound[at] = ref(flat, lambda _: self._sound.pop(at, None))
+        return True
 
     def copy(self) -> Model:
         """The same model over a module of its own, for another thread. The initial weights are shared."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from p2pfl.learn.activations import sigmoid
+from p2pfl.learn.activations import logistic
 from p2pfl.learn.model import LOSSES, Loss
 
 __all__ = ["Objective", "Targets", "objective_of"]
@@ -66,7 +66,7 @@ def _bce(z: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
     # max(z, 0) - z y + log(1 + exp(-|z|)); log1p would give the last elements other bits, see activations.py
     costs = z.clamp(min=0).sub_(z * y).add_(z.abs().neg_().exp_().add_(1).log_())
     losses = costs.mean(2).mul_(targets.present)
-    d = sigmoid(z).sub_(y).mul_(1.0 / z.shape[2])
+    d = logistic(z).sub_(y).mul_(1.0 / z.shape[2])
     return losses, d.mul_(targets.share.unsqueeze(2))
 
 

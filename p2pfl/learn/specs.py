@@ -174,13 +174,12 @@ class TrainSpec:
     """Keyword parameters for a class of torch.optim, beside `lr` and `weight_decay`."""
     tier: str = "auto"
     """How training is computed; results are the same to rounding. `cohort`: many clients in one batched computation,
-    for linear layers and activations; `functional`: the same for other small models, by torch.func; `fused`: client
-    by client, linear layers updated within the backward pass; `plain`: as anyone would write it; `auto`: the fastest
-    whose results do not depend on who is computed together."""
+    for linear layers and activations; `fused`: client by client, large linear layers updated within the backward
+    pass; `plain`: as anyone would write it; `auto`: the fastest that can."""
 
     def __post_init__(self) -> None:
         _choose("train.schedule", self.schedule, ("constant", "step", "cosine"))
-        _choose("train.tier", self.tier, ("auto", "cohort", "functional", "fused", "plain"))
+        _choose("train.tier", self.tier, ("auto", "cohort", "fused", "plain"))
         for name in ("epochs", "batch_size", "schedule_rounds"):
             value = getattr(self, name)
             _refuse(value < 1, f"train.{name} is {value}; it must be at least 1")

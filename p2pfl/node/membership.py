@@ -89,6 +89,10 @@ class Membership:
         """Whether who sits there sleeps until it is dialled, and need not be linked to take part."""
         return False
 
+    def would_wake(self, seat: int) -> bool:
+        """Whether who sleeps there would wake if it were dialled now: it may be away."""
+        return self.on_call(seat)
+
     def __iter__(self) -> Iterator[Member]:
         return iter(self._table.values())
 

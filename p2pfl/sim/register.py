@@ -10,11 +10,15 @@ __all__ = ["Register"]
 
 
 class Register:
-    """The table that all nodes of a world share. `sleepers`: seats whose nodes exist only while they are needed."""
+    """The table that all nodes of a world share."""
 
-    def __init__(self, n: int, sleepers: Container[int] = ()) -> None:
+    def __init__(
+        self, n: int, sleepers: Container[int] = (), online: Callable[[int], bool] = lambda seat: True
+    ) -> None:
+        """`sleepers`: seats whose nodes exist only while they are needed; `online`: whether one can be reached now."""
         self.n = n
         self.sleepers = sleepers
+        self.online = online
         self._made: dict[int, Member] = {}
         self._ids: dict[str, Member] = {}  # the same, by id
 
@@ -69,6 +73,9 @@ class _Registered(Membership):
 
     def on_call(self, seat: int) -> bool:
         return seat in self._register.sleepers
+
+    def would_wake(self, seat: int) -> bool:
+        return self.on_call(seat) and self._register.online(seat)
 
     def bind(self, changed: Callable[[], None], spread: Spread) -> None:
         super().bind(changed, lambda ids, source: None)

@@ -91,7 +91,7 @@ class World:
     _ending: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self._register = Register(self.n, self.sleepers)
+        self._register = Register(self.n, self.sleepers, lambda seat: self._presence.online(seat))
         leading = {member.id for seat in self.coordinators if (member := self._register.member(seat)) is not None}
         self.wire = Network(self.network, self.seed, leading)
         losses = Losses(self.network.loss_every_seconds, self.seed) if self.network.loss_every_seconds else None

@@ -26,7 +26,9 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform, g
 from p2pfl.errors import MessageError
 from p2pfl.wire.fields import check_fields
 
-__all__ = ["Handler", "Handlers", "Message", "Request", "Vocabulary", "handled_by", "handlers_of", "is_async", "reply_type"]
+__all__ = [
+    "Handler", "Handlers", "Message", "Request", "Vocabulary", "handled_by", "handlers_of", "is_async", "reply_type",
+]  # fmt: skip
 
 RoleT = TypeVar("RoleT")
 PeerT = TypeVar("PeerT")

@@ -52,6 +52,24 @@ def test_a_resumed_run_has_the_bytes_of_an_uninterrupted_one(name, stopped_at, t
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("sleepers", [False, True], ids=["resident", "asleep"])
+def test_a_world_in_which_nodes_come_and_go_is_resumed_with_the_same_bytes(sleepers, tmp_path):
+    course = {"name": "fedavg", "rounds": 6, "quorum": 0.5, "deadline_seconds": 30.0, "min_clients": 3}
+    tables = {
+        "course": course, "seed": 5, "data": {"subsample": 0.1}, "world": {"profile": "phones"},
+        "topology": {"n": 9}, "partition": {"scheme": "bootstrap"}, "network": {"loss_every_seconds": 40.0},
+    }  # fmt: skip
+    if sleepers:
+        tables |= {"topology": {"n": 2001}, "course": {**course, "fraction": 0.005}}
+    saved: list[Checkpoint] = []
+    whole = simulate(prepare(from_mapping(tables)), start=Checkpoint(Standing(every=2)), saved=saved.append)
+    saved[0].save(tmp_path)
+    resumed = simulate(prepare(from_mapping(tables)), start=Checkpoint.load(tmp_path))
+    assert torch.equal(resumed.params, whole.params)
+    assert (resumed.trace, resumed.virtual_seconds) == (whole.trace, whole.virtual_seconds)
+    assert resumed.rounds == whole.rounds[2:]
+
+
 @pytest.mark.parametrize("name", ["fedavg", "hierarchical", "dpsgd"])
 def test_where_rounds_are_in_step_a_checkpoint_changes_no_model(name):
     plain = simulate(prepared(name))

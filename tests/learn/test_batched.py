@@ -23,14 +23,6 @@ from p2pfl.learn.train import Fit, fit, fit_plainly
 ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.Identity]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def huber(outputs: Tensor, targets: Tensor) -> Tensor:
     """A loss that p2pfl does not know."""
     return functional.huber_loss(outputs.squeeze(1), targets.float())

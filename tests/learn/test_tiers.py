@@ -74,6 +74,11 @@ def test_a_tier_that_cannot(digits: Dataset, name: str, spec: TrainSpec, words: 
         fit_one(Fit(model.initial, model, digits.train, spec, 0))
 
 
+def test_a_tier_that_is_none() -> None:
+    with pytest.raises(ConfigError, match=r"train\.tier is 'fast'; it must be one of auto, cohort, fused, plain"):
+        TrainSpec(tier="fast")
+
+
 def mixed(digits: Dataset) -> list[Fit]:
     """Clients of several models, specs, rounds and sizes, one without examples."""
     mlp, cnn = (build_model(ModelSpec(name=name), digits, 0) for name in ("mlp", "cnn"))

@@ -38,3 +38,9 @@ async def test_there_is_nothing_to_gossip_about():
     assert not view.greeting()
     await view.announce(addresses=("memory:elsewhere",))
     assert not told
+
+
+def test_who_is_away_would_not_wake():
+    view = Register(4, range(1, 4), online=lambda seat: seat != 2).membership(0)
+    assert [seat for seat in range(4) if view.would_wake(seat)] == [1, 3]
+    assert view.on_call(2)

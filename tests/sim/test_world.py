@@ -277,7 +277,7 @@ def test_a_million_nodes_sleep_until_they_are_called(latency_ms):
     assert caller.awake == [[0, *seats] for seats in calls], "who was not called is not there, and goes to sleep again"
     assert sorted(world.seats) == [0]
     assert world.seats[0].node.statistics().peers == 0
-    assert len(world._register._made) < 5 and len(world.wire._pipes) < 5
+    assert len(world._register._made) < 5 and len(world.wire._pipes) < 3
 
 
 def test_an_error_of_one_who_was_woken_ends_the_run():

@@ -68,8 +68,27 @@ class Model:
         """
         layout = Layout.of(module)
         unshared = [(buffer, buffer.clone()) for buffer in module.buffers() if not buffer.is_floating_point()]
-        initial = flatten(module)
+        initial = flatten(module, layout)
         draws = _try(module, loss, x, y)
+        model = cls._bound(module, layout, loss, initial, draws, unshared)
+        try:
+            with model.using(initial.clone(), training=True):
+                loss(module(x), y)
+        except RuntimeError:  # a `view` of what a convolution gives, which lies in another order now
+            layout = Layout.of(module, channels_last=False)
+            model = cls._bound(module, layout, loss, flatten(module, layout), draws, unshared)
+        return model
+
+    @classmethod
+    def _bound(
+        cls,
+        module: nn.Module,
+        layout: Layout,
+        loss: Loss,
+        initial: Tensor,
+        draws: bool,
+        unshared: list[tuple[Tensor, Tensor]],
+    ) -> Model:
         model = cls(module, layout, loss, initial, draws, layout.tensors(module), unshared)
         model._bind(initial)
         return model

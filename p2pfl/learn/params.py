@@ -6,7 +6,8 @@
 - Parameters that do not train (`requires_grad` is False) are left out: they never change, so they need not travel.
 - Integer buffers (batch normalisation's `num_batches_tracked`) are left out: an average of counters means nothing.
 - Weights with four dimensions lie channels-last inside the vector, which makes convolutions about 1.4 times as fast
-  on a CPU. The order of elements is therefore the layout's own, and not that of a state dict.
+  on a CPU. The order of elements is therefore the layout's own, and not that of a state dict. A module that looks at
+  activations by `view` in their usual order cannot be run so; its weights lie as they are.
 """
 
 from __future__ import annotations
@@ -54,15 +55,18 @@ class Layout:
     trainable: int  # how many entries, from the first, are parameters; the rest are buffers
 
     @classmethod
-    def of(cls, module: nn.Module) -> Layout:
-        """Read the layout off a module. Raises ConfigError for a tensor that is no float32."""
+    def of(cls, module: nn.Module, *, channels_last: bool = True) -> Layout:
+        """Read the layout off a module. `channels_last`: of weights with four dimensions.
+
+        Raises ConfigError for a tensor that is no float32.
+        """
         parameters = _parameters(module)
         entries: list[Entry] = []
         offset = 0
         for name, tensor in chain(parameters, _buffers(module)):
             if tensor.dtype != torch.float32:
                 raise ConfigError(f"model tensor {name!r} is {tensor.dtype}; convert the module with .float()")
-            entries.append(Entry(name, tuple(tensor.shape), _dense_stride(tensor), offset))
+            entries.append(Entry(name, tuple(tensor.shape), _dense_stride(tensor, channels_last), offset))
             offset += tensor.numel()
         if not parameters:
             raise ConfigError(f"model {type(module).__name__} has no parameter that trains; give it one")
@@ -106,9 +110,9 @@ class Layout:
         return [found[entry.name] for entry in self.entries]
 
 
-def flatten(module: nn.Module) -> Tensor:
-    """A new flat vector with the module's present values."""
-    layout = Layout.of(module)
+def flatten(module: nn.Module, layout: Layout | None = None) -> Tensor:
+    """A new flat vector with the module's present values, by default in the layout that is read off it."""
+    layout = layout or Layout.of(module)
     flat = torch.empty(layout.numel)
     for view, tensor in zip(layout.views(flat), layout.tensors(module), strict=True):
         view.copy_(tensor.detach())
@@ -159,6 +163,6 @@ def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, tensor) for name, tensor in module.named_buffers() if tensor.is_floating_point()]
 
 
-def _dense_stride(tensor: Tensor) -> tuple[int, ...]:
-    order = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
+def _dense_stride(tensor: Tensor, channels_last: bool) -> tuple[int, ...]:
+    order = torch.channels_last if tensor.dim() == 4 and channels_last else torch.contiguous_format
     return torch.empty_like(tensor, device="meta", memory_format=order).stride()

@@ -1,8 +1,8 @@
 """Whether the fast tiers learn as the plain one does: `python -m tests.benchmarks.curves [digits fashion-mnist ...]`.
 
-The same courses with the same seeds, once with `train.tier = "plain"` and once as p2pfl chooses; accuracies are compared
-at every evaluation. Target: nowhere apart by more than 0.5 percentage points. Data whose package is missing is skipped,
-with a line that says how to get it.
+The same courses with the same seeds, once with `train.tier = "plain"` and once as p2pfl chooses; accuracies are
+compared at every evaluation. Target: nowhere apart by more than 0.5 percentage points. Data whose package is missing is
+skipped, with a line that says how to get it.
 """
 
 from __future__ import annotations

@@ -1,17 +1,20 @@
 """Binding a module: seeded, shaped by the data, and restored after every use."""
 
+import math
 import threading
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from p2pfl.errors import ConfigError
-from p2pfl.learn.data import Dataset
+from p2pfl.learn.data import Dataset, Shard, load_dataset
 from p2pfl.learn.model import Model, build_model
-from p2pfl.learn.specs import ModelSpec
+from p2pfl.learn.specs import DataSpec, ModelSpec, TrainSpec
+from p2pfl.learn.tiers import fit_one
+from p2pfl.learn.train import Fit
 
 X = torch.linspace(-1, 1, 24).reshape(6, 4)
 
@@ -147,3 +150,31 @@ def test_mistakes_get_one_sentence(spec: ModelSpec, words: str) -> None:
 def test_a_loss_that_is_no_mean_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"model.loss gives a tensor of shape \(2, 3\)"):
         Model.of(nn.Linear(4, 3), lambda outputs, y: outputs, X[:2], torch.tensor([0, 1]))
+
+
+class Viewing(nn.Module):
+    """Looks at what a convolution gives by `view`, as many do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.linear = nn.Linear(4 * 64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(self.norm(self.conv(x)).view(x.size(0), -1))
+        return out
+
+
+def test_a_module_that_needs_the_usual_order_of_memory_gets_it() -> None:
+    digits = load_dataset(DataSpec())
+    torch.manual_seed(0)
+    module = Viewing()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+    model = Model.of(module, functional.cross_entropy, *digits.batch(digits.train_indices[:4]))
+    named = dict(zip((e.name for e in model.layout.entries), model.layout.views(model.initial), strict=True))
+    assert all(torch.equal(named[name], tensor) for name, tensor in before.items())
+    shard = Shard(digits, digits.train_indices[:20])
+    found = fit_one(Fit(model.initial, model, shard, TrainSpec(batch_size=10), 0))
+    assert found.steps == 2
+    assert math.isfinite(found.loss)

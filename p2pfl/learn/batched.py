@@ -28,7 +28,7 @@ from p2pfl.learn.params import Layout
 from p2pfl.learn.specs import TrainSpec
 from p2pfl.learn.train import Fit, FitResult
 
-__all__ = ["suits", "together", "width_of"]
+__all__ = ["stacked", "suits", "together", "width_of"]
 
 _CACHE_BYTES = 2 * 2**20  # a cohort stays in a core's L2 cache from step to step; also the most that a result pins
 _APART_BYTES = 128 * 2**10  # larger vectors are better left as they are
@@ -80,7 +80,7 @@ def _clients_at_once(chain: Chain, fit: Fit, width: int) -> int:
 
 def _train(chain: Chain, fits: Sequence[Fit], width: int) -> list[FitResult]:
     layout, loss = fits[0].model.layout, fits[0].model.loss
-    weights = _stacked([fit.params for fit in fits])
+    weights = stacked([fit.params for fit in fits])
     store = _Store.of(chain, layout)
     parts = _parts(store, fits, weights)
     cohort = _Cohort(chain, store, parts, Descent.of(fits[0]))
@@ -99,7 +99,7 @@ def _train(chain: Chain, fits: Sequence[Fit], width: int) -> list[FitResult]:
     ]
 
 
-def _stacked(vectors: Sequence[Tensor]) -> Tensor:
+def stacked(vectors: Sequence[Tensor]) -> Tensor:
     """Vectors as the rows of a new matrix, which may be longer than they are."""
     length = len(vectors[0])
     matrix = empty(len(vectors), -(-length // _ALIGNED) * _ALIGNED)
@@ -142,11 +142,8 @@ class _Store:
             torch._foreach_copy_(self._views(matrix), list(parameters))
 
     def _views(self, matrix: Tensor) -> list[Tensor]:
-        views = []
-        for at, entry in enumerate(self.layout.entries):
-            view = matrix.as_strided((len(matrix), *entry.shape), (matrix.stride(0), *entry.stride), entry.offset)
-            views.append(view.transpose(1, 2) if at == self.turned else view)
-        return views
+        rows = self.layout.rows(matrix)
+        return [view.transpose(1, 2) if at == self.turned else view for at, view in enumerate(rows)]
 
 
 def _parts(store: _Store, fits: Sequence[Fit], weights: Tensor) -> list[Part]:
@@ -155,8 +152,8 @@ def _parts(store: _Store, fits: Sequence[Fit], weights: Tensor) -> list[Part]:
     return parts_of(
         store.read(weights),
         store.read(torch.zeros_like(weights)) if spec.momentum else None,
-        store.read(_stacked([fit.params for fit in fits])) if spec.proximal else None,
-        store.read(_stacked(drifts)) if drifts else None,
+        store.read(stacked([fit.params for fit in fits])) if spec.proximal else None,
+        store.read(stacked(drifts)) if drifts else None,
     )
 
 

@@ -94,6 +94,15 @@ class Layout:
             raise ConfigError(f"the flat vector is {found}; this model needs torch.float32 of shape ({self.numel},)")
         return [flat.as_strided(e.shape, e.stride, flat.storage_offset() + e.offset) for e in self.entries]
 
+    def rows(self, matrix: Tensor) -> list[Tensor]:
+        """Views (rows, ...) into a matrix with a flat vector in each row, which may be longer, one for each entry."""
+        return [
+            matrix.as_strided(
+                (len(matrix), *e.shape), (matrix.stride(0), *e.stride), matrix.storage_offset() + e.offset
+            )
+            for e in self.entries
+        ]
+
     def tensors(self, module: nn.Module) -> list[Tensor]:
         """The module's own tensors in the layout's order. Raises ConfigError naming the first that differs."""
         found = dict(chain(_parameters(module), _buffers(module)))

@@ -175,11 +175,12 @@ class TrainSpec:
     tier: str = "auto"
     """How training is computed; results are the same to rounding. `cohort`: many clients in one batched computation,
     for linear layers and activations; `fused`: client by client, large linear layers updated within the backward
-    pass; `plain`: as anyone would write it; `auto`: the fastest that can."""
+    pass; `plain`: as anyone would write it; `functional`: small models of any kind many at once, by torch.func, with
+    bits that may depend on who is trained together; `auto`: the fastest of the first three that can."""
 
     def __post_init__(self) -> None:
         _choose("train.schedule", self.schedule, ("constant", "step", "cosine"))
-        _choose("train.tier", self.tier, ("auto", "cohort", "fused", "plain"))
+        _choose("train.tier", self.tier, ("auto", "cohort", "functional", "fused", "plain"))
         for name in ("epochs", "batch_size", "schedule_rounds"):
             value = getattr(self, name)
             _refuse(value < 1, f"train.{name} is {value}; it must be at least 1")

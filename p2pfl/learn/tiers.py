@@ -9,8 +9,8 @@
 All give the same result to rounding, and none lets it depend on who else is trained: a host that trains for itself gets
 the bytes that a simulation gets.
 
-There is no tier for torch.func: it promises nobody the same bits alone and together, takes six times as long as plain
-for a client alone, and its first call imports torch._dynamo, which takes a second.
+`functional` (functional.py) trains small models of any kind together, by torch.func. It promises nobody the same bits
+alone and together, and makes a lone client slower, so it runs only where `train.tier` asks for it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from p2pfl.errors import ConfigError
 from p2pfl.learn.batched import suits, together, width_of
 from p2pfl.learn.chain import Chain, chain_of
+from p2pfl.learn.functional import fit_functional
 from p2pfl.learn.fused import fit_fused, large_layers
 from p2pfl.learn.model import Model
 from p2pfl.learn.specs import TrainSpec
@@ -43,6 +44,8 @@ class Tier:
 def tier_of(model: Model, spec: TrainSpec) -> Tier:
     """The tier in which `model` is trained as `spec` says. Raises ConfigError if `spec.tier` names one that cannot."""
     hindrances = {"cohort": _not_cohort(model, spec), "fused": _not_fused(model, spec), "plain": ""}
+    if spec.tier == "functional":
+        hindrances["functional"] = _not_stateless(model) or _not_by_hand(spec)
     if spec.tier == "auto":
         name = next(name for name, hindrance in hindrances.items() if not hindrance)
         above = list(hindrances.values())[: list(hindrances).index(name)]
@@ -92,9 +95,11 @@ class _Ways:
 
     def cohort_of(self, work: Fit) -> Hashable | None:
         """What those have in common who can be trained together; None for a client to be trained alone."""
-        dataset, length = work.shard.dataset, (work.model.layout.numel,)
-        if self._tier(work) != "cohort" or len(work.shard) == 0 or work.params.shape != length:
+        dataset, length, tier = work.shard.dataset, (work.model.layout.numel,), self._tier(work)
+        if tier not in ("cohort", "functional") or len(work.shard) == 0 or work.params.shape != length:
             return None
+        if tier == "functional":
+            return id(work.model), id(work.spec), work.lr, len(work.shard), work.drift is None
         both = (id(work.model), id(dataset))
         if both not in self._suited:
             self._suited[both] = suits(_chain(work.model), dataset)
@@ -121,11 +126,14 @@ def _not_cohort(model: Model, spec: TrainSpec) -> str:
     chain = chain_of(model.module)
     if isinstance(chain, str):
         return chain
+    return _not_stateless(model) or _not_by_hand(spec)
+
+
+def _not_stateless(model: Model) -> str:
+    """Why the steps of several clients cannot be one computation."""
     if model.draws:
         return "it draws random numbers"
-    if model.layout.trainable < len(model.layout.entries):
-        return "it has buffers"
-    return _not_by_hand(spec)
+    return "it has buffers" if model.layout.trainable < len(model.layout.entries) else ""
 
 
 def _not_fused(model: Model, spec: TrainSpec) -> str:
@@ -149,9 +157,10 @@ def _chain(model: Model) -> Chain:
 
 def _outcomes(fits: Sequence[Fit]) -> list[FitResult | Exception]:
     """Train a cohort. If it fails, each client is trained alone, so that only those fail whose fault it is."""
-    chain = _chain(fits[0].model)
     try:
-        return [*together(chain, fits)]
+        if fits[0].spec.tier == "functional":
+            return [*fit_functional(fits)]
+        return [*together(_chain(fits[0].model), fits)]
     except Exception as error:  # noqa: BLE001 - carried over to whoever wants this result
         if len(fits) == 1:
             return [error]

@@ -75,7 +75,9 @@ def test_a_tier_that_cannot(digits: Dataset, name: str, spec: TrainSpec, words: 
 
 
 def test_a_tier_that_is_none() -> None:
-    with pytest.raises(ConfigError, match=r"train\.tier is 'fast'; it must be one of auto, cohort, fused, plain"):
+    with pytest.raises(
+        ConfigError, match=r"train\.tier is 'fast'; it must be one of auto, cohort, functional, fused, plain"
+    ):
         TrainSpec(tier="fast")
 
 

@@ -25,6 +25,7 @@ from p2pfl.app.profile import Profile, profile_table, profiling
 from p2pfl.app.run import RunFolder, model_hash
 from p2pfl.compute.cohort import Cohort
 from p2pfl.compute.job import Compute
+from p2pfl.compute.processes import Processes
 from p2pfl.courses.course import HoldsModel, Resumes
 from p2pfl.errors import ConfigError
 from p2pfl.node.events import CourseEnded, Event, UpdateMissing
@@ -83,6 +84,8 @@ def _run(options: SimulateOptions[Any], where: Path, profile: Profile | None) ->
     compute = make_compute(options.compute, auto="cohort")
     start = _start(options, where)
     setup = prepare(options.config)
+    if isinstance(compute, Processes):  # before there are threads, such as that of the display
+        compute.start([setup.model, setup.dataset])
     display = Display(as_json=options.json, total=options.config.course.rounds)
     with _folder(options, where, start) as folder, display:
         display.line(f"{setup.topology!r}, {setup.dataset!r}, {setup.model!r}")

@@ -1,201 +1,302 @@
-"""Jobs on a Ray cluster: models and data are broadcast once, vectors once for all jobs that share them."""
+"""Jobs on a Ray cluster: models and data are broadcast once, and so is a vector that many jobs share."""
 
 from __future__ import annotations
 
 import sys
-from collections import deque
-from collections.abc import Mapping, Sequence
+import sysconfig
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
-from p2pfl.compute.job import EvaluateJob, FitJob, outcome
-from p2pfl.compute.remote import Portable, Remote, parcel
-from p2pfl.errors import ConfigError, MissingPackage
+from p2pfl.compute.crew import Crew, Failure, Outcome, Portable, WorkerLost, shared_vectors
+from p2pfl.compute.job import EvaluateJob, FitJob, Job, alone, outcome
+from p2pfl.errors import ComputeError, ConfigError, MissingPackage
 from p2pfl.learn.data import Dataset, Shard
 from p2pfl.learn.evaluate import Evaluation
 from p2pfl.learn.model import Model
-from p2pfl.learn.params import from_buffer
+from p2pfl.learn.shift import Shift
+from p2pfl.learn.specs import TrainSpec
 from p2pfl.learn.tiers import fit_all
-from p2pfl.learn.train import Fit, FitResult
+from p2pfl.learn.train import FitResult
 
 __all__ = ["Ray"]
 
+ResultT = TypeVar("ResultT")
+Array = npt.NDArray[Any]
+_Answer = tuple[Array, int, float, int] | Evaluation | Failure  # parameters, examples, loss and steps of a training
 
-class Ray(Remote):
-    """Trains and evaluates on actors of a Ray cluster, whose hosts have p2pfl installed.
 
-    An actor that dies is started anew, and what it had to do is done again; see also `Remote`.
+class Ray:
+    """Trains and evaluates on a Ray cluster, whose hosts have p2pfl installed; other jobs are done here, on the loop.
+
+    Each worker is an actor with one CPU. What an actor had when it died is done again by another; a job that two of
+    them have died of raises ComputeError. What was broadcast stays in the cluster until `close`.
     """
 
     def __init__(self, address: str = "", workers: int = 0) -> None:
-        """`address`: as `ray.init` takes it, such as "auto"; none: a cluster on this machine. `workers`: 0: all CPUs.
+        """`address`: as `ray.init` takes it, such as "auto"; empty: a cluster on this machine, unless Ray has been
+        initialised. `workers`: 0 for as many as the cluster has CPUs. Blocks until the cluster is there.
 
         Raises MissingPackage without Ray, ConfigError for an address where there is none.
         """
-        super().__init__()
         if workers < 0:
             raise ConfigError(f"--compute.workers is {workers}; it must not be negative")
         try:
-            import ray  # noqa: PLC0415 - optional, and its import takes seconds
+            import ray  # noqa: PLC0415 - optional, and slow
         except ImportError:
             raise MissingPackage("--compute ray", "pip install 'p2pfl-aio[ray]'") from None
         self._ray: Any = ray  # whose annotations are not complete
-        if not ray.is_initialized():
+        self._connected_here = not ray.is_initialized()
+        if self._connected_here:
             self._connect(address, workers)
-        self._count = workers or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
-        self._actors: list[Any] = []
-        self._materials: dict[tuple[Model, Dataset], Any] = {}  # what was broadcast
+        self._store = _Store(ray)
+        count = workers or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        self._workers = [_Remote(ray, self._store) for _ in range(count)]
+        self._crew = Crew(self._workers)
+        self._under_way = 0  # calls of `run_all`
+        self._closed = False
 
     def _connect(self, address: str, workers: int) -> None:
+        # A cluster of our own has no dashboard; one that is there takes no such options.
+        own = {} if address else {"num_cpus": workers or None, "include_dashboard": False}
         try:
-            if address:
-                self._ray.init(address=address, log_to_driver=False)
-            else:
-                self._ray.init(num_cpus=workers or None, include_dashboard=False, log_to_driver=False)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            self._ray.init(address=address or "local", log_to_driver=False, **own)
+        except (OSError, RuntimeError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise ConfigError(f"--compute.address {address!r}: no Ray cluster answers there ({reason})") from error
 
-    async def _attempt(self, jobs: Mapping[int, Portable], found: dict[int, Any], most: int) -> Sequence[int]:
-        # On a thread, because waiting for Ray blocks; by way of run_in_executor, as a virtual clock wants it.
-        lost = await self._on_thread(_Attempt(self, jobs, found, most))
-        if isinstance(lost, Exception):
-            raise lost
-        return lost
+    @property
+    def parallel(self) -> int:
+        return len(self._workers)
 
-    def distribute(self, jobs: Mapping[int, Portable], found: dict[int, Any], most: int) -> list[int]:
-        """See `_attempt`. Blocks."""
-        ray = self._ray
-        if not self._actors:
-            actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=1)(_Actor)
-            self._actors = [actor.remote() for _ in range(self._count)]
-        vectors = _Broadcast(ray)
-        left, lost = deque(jobs.items()), list[int]()
-        free, running = list(self._actors), dict[Any, tuple[Any, dict[int, Portable]]]()
-        while left or running:
-            while left and free:
-                actor, taken = free.pop(), parcel(left, self._count, most)
-                orders = [self._order(job, vectors) for job in taken.values()]
-                running[actor.run.remote(orders)] = actor, taken
-            (done,), _ = ray.wait(list(running), num_returns=1)
-            actor, taken = running.pop(done)
-            free.append(actor)
-            try:
-                found.update(zip(taken, map(_opened, ray.get(done)), strict=True))
-            except ray.exceptions.RayActorError:
-                lost.extend(taken)
-        return lost
+    async def run(self, job: Job[ResultT]) -> ResultT:
+        return await alone(self, job)
 
-    def _order(self, job: Portable, vectors: _Broadcast) -> _Order:
-        key = job.model, job.shard.dataset
-        if key not in self._materials:
-            self._materials[key] = self._ray.put(self._packed(*key))
-        fit = job if isinstance(job, FitJob) else None
-        drift = None if fit is None or fit.drift is None else vectors.put(fit.drift)
-        spec = None if fit is None else (fit.spec, fit.seed, fit.round)
-        return _Order(self._materials[key], vectors.put(job.params), job.shard.indices, job.shard.shift, spec, drift)
+    async def run_all(self, jobs: Sequence[Job[ResultT]]) -> list[ResultT | Exception]:
+        if self._closed:
+            raise RuntimeError("this compute has been closed")
+        vectors = shared_vectors(jobs)
+        self._store.add(vectors)
+        self._under_way += 1
+        try:
+            return await self._crew.run_all(jobs)
+        finally:
+            self._under_way -= 1
+            self._store.remove(vectors)
+            self._end_if_done()
 
-    def _packed(self, model: Model, dataset: Dataset) -> tuple[object, ...]:
-        for thing in (type(model.module), model.loss):
-            module = sys.modules.get(getattr(thing, "__module__", ""))
-            if module is not None and module.__name__.partition(".")[0] not in ("torch", "p2pfl"):
-                self._ray.cloudpickle.register_pickle_by_value(module)  # code of the user's, which workers may not have
-        return model.module, model.loss, {field.name: getattr(dataset, field.name) for field in fields(dataset)}
+    async def close(self) -> None:
+        self._closed = True
+        self._end_if_done()
 
-    def _dismiss(self) -> None:
-        actors, self._actors = self._actors, []
-        for actor in actors:
-            self._ray.kill(actor)
+    def _end_if_done(self) -> None:
+        if self._closed and not self._under_way:
+            for worker in self._workers:
+                worker.end()
+            self._store.clear()
+            if self._connected_here:
+                self._ray.shutdown()
 
     def __repr__(self) -> str:
-        return f"<Ray {self._count}>"
+        return f"<Ray {len(self._workers)}>"
 
 
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    """`Ray.distribute` as a job of the thread on which it waits."""
+class _Store:
+    """What lies in Ray's object store, each thing once."""
 
-    ray: Ray
-    jobs: Mapping[int, Portable]
-    found: dict[int, Any]
-    most: int
-    examples = 0
-    result_bytes = 0
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+        self._things: dict[Model | Dataset, Any] = {}
+        self._vectors: dict[int, Any] = {}  # by identity, while there are jobs that have them
 
-    def __call__(self) -> list[int]:
-        return self.ray.distribute(self.jobs, self.found, self.most)
+    def add(self, vectors: Iterable[Tensor]) -> None:
+        self._vectors |= {id(vector): self._ray.put(vector.detach().numpy()) for vector in vectors}
+
+    def remove(self, vectors: Iterable[Tensor]) -> None:
+        for vector in vectors:
+            self._vectors.pop(id(vector), None)
+
+    def clear(self) -> None:
+        self._things.clear()
+        self._vectors.clear()
+
+    def vector(self, vector: Tensor) -> Any:
+        """A reference, or the numbers themselves."""
+        return self._vectors.get(id(vector), vector.detach().numpy())
+
+    def dataset(self, dataset: Dataset) -> Any:
+        """A reference to what `_Actor.know` takes."""
+        if dataset not in self._things:
+            values = [getattr(dataset, field.name) for field in fields(dataset)]
+            arrays = [value.numpy() if isinstance(value, Tensor) else value for value in values]
+            self._things[dataset] = self._ray.put(arrays)
+        return self._things[dataset]
+
+    def model(self, model: Model, dataset: Dataset) -> Any:
+        """The same for a model, with two examples to try it on."""
+        if model not in self._things:
+            for module in _users_modules(model):
+                self._ray.cloudpickle.register_pickle_by_value(module)
+            x, y = dataset.batch(dataset.train_indices[:2])
+            with model.using(model.initial, training=False):  # puts everything back in the end
+                for tensor in model.layout.tensors(model.module):
+                    tensor.data = tensor.new_empty(0)  # or each would be sent with all of the vector it is a part of
+                skeleton = model.module, model.layout, model.loss, model.initial.numpy(), x.numpy(), y.numpy()
+                self._things[model] = self._ray.put(skeleton)
+        return self._things[model]
+
+
+def _users_modules(model: Model) -> set[ModuleType]:
+    """Modules with code of the model that is not installed: other hosts may not have it, so it is sent."""
+    names = {getattr(thing, "__module__", "") for thing in (model.loss, *map(type, model.module.modules()))}
+    modules = {sys.modules[name] for name in names if name in sys.modules and name.partition(".")[0] != "p2pfl"}
+    installed = tuple(map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")))
+    files = {module: getattr(module, "__file__", None) for module in modules}
+    return {module for module, file in files.items() if file and not str(Path(file).resolve()).startswith(installed)}
 
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """A job as it is sent: what is large by reference to Ray's object store."""
+    """A job as it is sent."""
 
-    material: Any  # module, loss, data set
-    params: Any
-    rows: Tensor
-    shift: Any
-    spec: Any  # with seed and round; None: an evaluation
-    drift: Any
+    model: int  # by number, as all that the actor knows
+    dataset: int
+    rows: Array
+    shift: Shift | None
+    params: int  # its place among the vectors that go with the orders
+    training: tuple[TrainSpec, int, int, int | None] | None  # spec, seed, round, place of the drift; None: evaluate
 
 
-class _Broadcast:
-    """Vectors in the object store, each once."""
+class _Remote:
+    """The near end of an actor, which is made when it is needed, and anew when it has died."""
 
-    def __init__(self, ray: Any) -> None:
+    def __init__(self, ray: Any, store: _Store) -> None:
         self._ray = ray
-        self._put: dict[int, Any] = {}
+        self._store = store
+        self._actor: Any = None
+        self._numbers: dict[Model | Dataset, int] = {}  # of what the actor knows
+        self.pending = 0
 
-    def put(self, vector: Tensor) -> Any:
-        if id(vector) not in self._put:
-            self._put[id(vector)] = self._ray.put(vector.detach().numpy())
-        return self._put[id(vector)]
+    def begin(self, jobs: Sequence[Portable]) -> Future[list[Outcome]]:
+        """See `crew.Worker`."""
+        if self._actor is None:
+            self._actor = self._ray.remote(num_cpus=1)(_Actor).remote()
+            self._numbers = {}
+        vectors: dict[int, tuple[int, Tensor]] = {}  # by identity: places, and the vectors
+        orders = [self._order(job, vectors) for job in jobs]
+        sent = self._actor.run.remote(orders, *(self._store.vector(vector) for _, vector in vectors.values()))
+        future: Future[list[Outcome]] = Future()
+        future.set_running_or_notify_cancel()  # whoever gives it up, the actor goes on
+        self.pending += 1
+        sent.future().add_done_callback(partial(self._answer, self._actor, future))
+        return future
+
+    def end(self) -> None:
+        """End the actor, if there is one."""
+        if self._actor is not None:
+            self._ray.kill(self._actor)
+            self._actor = None
+
+    def _order(self, job: Portable, vectors: dict[int, tuple[int, Tensor]]) -> _Order:
+        def place(vector: Tensor) -> int:
+            return vectors.setdefault(id(vector), (len(vectors), vector))[0]
+
+        shard, training = job.shard, None
+        if isinstance(job, FitJob):
+            training = job.spec, job.seed, job.round, None if job.drift is None else place(job.drift)
+        model, dataset = self._number(job.model, shard.dataset), self._number(shard.dataset, shard.dataset)
+        return _Order(model, dataset, shard.indices.numpy(), shard.shift, place(job.params), training)
+
+    def _number(self, thing: Model | Dataset, dataset: Dataset) -> int:
+        if thing not in self._numbers:
+            number = self._numbers[thing] = len(self._numbers)
+            if isinstance(thing, Model):
+                self._actor.know_model.remote(number, self._store.model(thing, dataset))
+            else:
+                self._actor.know_dataset.remote(number, self._store.dataset(thing))
+        return self._numbers[thing]
+
+    def _answer(self, actor: Any, future: Future[list[Outcome]], answers: Future[list[_Answer]]) -> None:
+        """On a thread of Ray."""
+        self.pending -= 1
+        try:
+            outcomes = [_opened(answer) for answer in answers.result()]
+        except self._ray.exceptions.RayTaskError as error:
+            future.set_exception(ComputeError(f"a worker could not do its work: {error}"))
+        except self._ray.exceptions.RayError as error:
+            if self._actor is actor:
+                self._actor = None
+            future.set_exception(WorkerLost(str(error).partition("\n")[0]))
+        else:
+            future.set_result(outcomes)
 
 
-def _opened(answer: Any) -> FitResult | Evaluation | Exception:
-    if isinstance(answer, tuple):
-        params, num_examples, loss, steps = answer
-        return FitResult(_vector(params), num_examples, loss, steps)
-    return answer  # type: ignore[no-any-return]  # an evaluation or an error, as the actor made it
+def _opened(answer: _Answer) -> Outcome:
+    if isinstance(answer, Failure):
+        return answer.error
+    if isinstance(answer, Evaluation):
+        return answer
+    params, num_examples, loss, steps = answer
+    # A copy, because the object store is read-only, and should not have to keep what is held here.
+    return FitResult(torch.from_numpy(params.copy()), num_examples, loss, steps)
 
 
-def _vector(array: Any) -> Tensor:
-    """A vector in the object store, not copied: it cannot be written to."""
-    return from_buffer(memoryview(array).cast("B"), array.size)
+# -- on the cluster ----------------------------------------------------------------------------------------------------
 
 
 class _Actor:
-    """Computes on one CPU of the cluster."""
+    """Computes on one CPU."""
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
-        self._known: dict[str, tuple[Model, Dataset]] = {}
+        self._known: dict[int, Any] = {}
 
-    def run(self, orders: Sequence[_Order]) -> list[Any]:
-        jobs = [self._job(order) for order in orders]
-        fitted = iter(fit_all([job for job in jobs if isinstance(job, Fit)]))
-        return [_sealed(next(fitted) if isinstance(job, Fit) else outcome(job)) for job in jobs]
+    def know_dataset(self, number: int, values: Sequence[Any]) -> None:
+        parts: list[Any] = [_tensor(value) if isinstance(value, np.ndarray) else value for value in values]
+        self._known[number] = Dataset(*parts)
 
-    def _job(self, order: _Order) -> Fit | EvaluateJob:
-        import ray  # noqa: PLC0415 - this runs on a worker of Ray
+    def know_model(self, number: int, skeleton: tuple[Any, ...]) -> None:
+        module, layout, loss, initial, x, y = skeleton
+        tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+        flat = torch.from_numpy(initial.copy())  # running statistics are written to
+        for entry, view in zip(layout.entries, layout.views(flat), strict=True):
+            tensors[entry.name].data = view
+        model = self._known[number] = Model.of(module, loss, _tensor(x), _tensor(y))
+        assert model.layout == layout, "the vectors that are sent would mean something else here"
 
-        name = order.material.hex()
-        if name not in self._known:
-            module, loss, parts = ray.get(order.material)
-            dataset = Dataset(**parts)
-            self._known[name] = Model.of(module, loss, *dataset.batch(dataset.train_indices[:2])), dataset
-        model, dataset = self._known[name]
-        params, shard = _vector(ray.get(order.params)), Shard(dataset, order.rows, order.shift)
-        if order.spec is None:
+    def run(self, orders: Sequence[_Order], *vectors: Array) -> list[_Answer]:
+        tensors = [_tensor(vector) for vector in vectors]
+        jobs = [self._job(order, tensors) for order in orders]
+        trained = iter(fit_all([job for job in jobs if isinstance(job, FitJob)]))
+        return [_sealed(next(trained) if isinstance(job, FitJob) else outcome(job)) for job in jobs]
+
+    def _job(self, order: _Order, vectors: Sequence[Tensor]) -> Portable:
+        model, params = self._known[order.model], vectors[order.params]
+        shard = Shard(self._known[order.dataset], _tensor(order.rows), order.shift)
+        if order.training is None:
             return EvaluateJob(params, model, shard)
-        drift = None if order.drift is None else _vector(ray.get(order.drift))
-        spec, seed, round = order.spec
-        return Fit(params, model, shard, spec, seed, round, drift)
+        spec, seed, round, drift = order.training
+        return FitJob(params, model, shard, spec, seed, round, None if drift is None else vectors[drift])
 
 
-def _sealed(found: FitResult | Evaluation | Exception) -> Any:
-    if isinstance(found, FitResult):
-        return found.params.numpy(), found.num_examples, found.loss, found.steps
-    return found
+def _sealed(found: Outcome) -> _Answer:
+    if isinstance(found, Exception):
+        return Failure.of(found)
+    if isinstance(found, Evaluation):
+        return found
+    return found.params.numpy(), found.num_examples, found.loss, found.steps
+
+
+def _tensor(array: Array) -> Tensor:
+    """The same numbers, not copied: they must not be written to. See `params.from_buffer` for the way."""
+    return from_dlpack(array.__dlpack__(max_version=(1, 0)))

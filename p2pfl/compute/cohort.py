@@ -25,6 +25,10 @@ class Cohort:
         self._asked: list[tuple[Job[Any], asyncio.Future[Any]]] = []  # in this turn
         self._closed = False
 
+    @property
+    def parallel(self) -> int:
+        return 1
+
     async def run(self, job: Job[ResultT]) -> ResultT:
         self._refuse_if_closed()
         loop = asyncio.get_running_loop()

@@ -1,253 +1,324 @@
-"""One forked process that computes.
+"""A forked process that computes.
 
-What it knows of models and data it knew at the fork: those pages are shared, and nothing of them is sent. Over a socket
-go numbers, as JSON; vectors and row numbers lie in memory that both processes see. Nothing is pickled.
+What it knows of models and data lay in memory at the fork: those pages are shared, and nothing of them is sent. Over a
+pipe go numbers; vectors and row numbers lie in memory that both processes see. Nothing is pickled.
 """
 
 from __future__ import annotations
 
-import math
-import mmap
-import os
+import asyncio
+import gc
+import multiprocessing
 import signal
-import socket
-import struct
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
 
 import msgspec
-import orjson
 import torch
 from torch import Tensor
 
-from p2pfl.compute.job import EvaluateJob, FitJob, outcome
-from p2pfl.compute.remote import Portable, WorkerLost
-from p2pfl.errors import ComputeError, ConfigError
+from p2pfl.compute.arena import Arena
+from p2pfl.compute.cohort import Cohort
+from p2pfl.compute.crew import Failure, Outcome, Portable, WorkerLost
+from p2pfl.compute.job import EvaluateJob, FitJob, Job
 from p2pfl.learn.data import Dataset, Shard
 from p2pfl.learn.evaluate import Evaluation
 from p2pfl.learn.model import Model
 from p2pfl.learn.shift import Shift
 from p2pfl.learn.specs import TrainSpec
-from p2pfl.learn.tiers import fit_all
-from p2pfl.learn.train import Fit, FitResult
+from p2pfl.learn.train import FitResult
 
-__all__ = ["Forked", "Known", "nbytes"]
+__all__ = ["Forked", "Known"]
 
-Outcome = FitResult | Evaluation | Exception
-
-_LENGTH = struct.Struct("!Q")
-_ALIGNED = 64  # bytes of a cache line
+Thing = Model | Dataset
 
 
-@dataclass(frozen=True, slots=True)
 class Known:
-    """The models and data sets that workers find in their own memory."""
+    """The models and data sets that processes have in memory when they are forked."""
 
-    models: tuple[Model, ...] = ()
-    datasets: tuple[Dataset, ...] = ()
+    def __init__(self) -> None:
+        self.things: dict[Thing, None] = {}
+        self._lasting: dict[Thing, None] = {}
+        self._used: dict[Thing, None] = {}  # since there was something new
 
-    def covers(self, jobs: Iterable[Portable]) -> bool:
-        """Whether these jobs use nothing else."""
-        return all(job.model in self.models and job.shard.dataset in self.datasets for job in jobs)
+    def keep(self, things: Iterable[Thing]) -> None:
+        """Know these for good."""
+        self._lasting |= dict.fromkeys(things)
+        self.things |= self._lasting
 
-    def and_of(self, jobs: Iterable[Portable]) -> Known:
-        """With what these jobs use."""
-        models, datasets = dict.fromkeys(self.models), dict.fromkeys(self.datasets)
-        for job in jobs:
-            models[job.model] = None
-            datasets[job.shard.dataset] = None
-        return Known(tuple(models), tuple(datasets))
+    def meet(self, jobs: Iterable[Job[Any]]) -> None:
+        """Know what these jobs use.
 
-
-class _Memory:
-    """Bytes that two processes see, given out from the start to the end, and all at once again."""
-
-    def __init__(self, capacity: int) -> None:
-        self._map = mmap.mmap(-1, capacity)  # anonymous: it is gone with the last process that has it
-        self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
-        self._used = 0
-        self._put: dict[int, int] = {}  # id of a tensor that lies there already -> where
-
-    def clear(self) -> None:
-        self._used = 0
-        self._put.clear()
-
-    def reserve(self, nbytes: int) -> int:
-        """The offset of so many bytes."""
-        at, self._used = self._used, self._used + -(-nbytes // _ALIGNED) * _ALIGNED
-        return at
-
-    def put(self, tensor: Tensor) -> int:
-        """Copy a tensor there, once; its offset. The tensor must live until `clear`."""
-        if id(tensor) not in self._put:
-            at = self._put[id(tensor)] = self.reserve(tensor.nbytes)
-            self.view(at, tensor.numel(), tensor.dtype).copy_(tensor)
-        return self._put[id(tensor)]
-
-    def view(self, at: int, numel: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The numbers at an offset, not copied."""
-        return self._bytes[at : at + numel * dtype.itemsize].view(dtype)
+        As processes have to be forked anew for something new, what was not used since the last time is forgotten then.
+        """
+        needed = dict.fromkeys(_things(jobs))
+        if needed.keys() - self.things.keys():
+            self.things = self._lasting | self._used | needed
+            self._used = {}
+        self._used |= needed
 
 
-def nbytes(job: Portable) -> int:
-    """Bytes of shared memory for one job: at most, since a vector that several share is sent once."""
-    vectors = 1 if isinstance(job, EvaluateJob) else 2 + (job.drift is not None)
-    return vectors * (job.params.nbytes + _ALIGNED) + 8 * len(job.shard) + _ALIGNED
+def _things(jobs: Iterable[Job[Any]]) -> set[Thing]:
+    return {thing for job in jobs if isinstance(job, Portable) for thing in (job.model, job.shard.dataset)}
+
+
+@dataclass(slots=True, eq=False)
+class _Parcel:
+    """Jobs that are done as one. The vectors that go with them live as long as it does."""
+
+    jobs: Sequence[Portable]
+    future: Future[list[Outcome]]
+    results: list[Tensor | None] = field(default_factory=list)  # of each job; an evaluation has none
+    others: list[Tensor] = field(default_factory=list)
 
 
 class Forked:
-    """The parent's end. Fork it before there are threads; then one thread at a time may `run` jobs on it."""
+    """The near end of a process, which is forked when it is needed, and anew when it lacks something or has died.
 
-    def __init__(self, known: Known, capacity: int, others: Sequence[Forked] = ()) -> None:
-        """`capacity`: bytes of shared memory; they take up room only once they are used.
+    It lives on one event loop at a time, and has no thread: forking goes well with that.
+    """
 
-        `others`: workers that were forked before, whose sockets the new one lets go of.
-        """
+    def __init__(self, known: Known, arena: Arena) -> None:
         self._known = known
-        self._models = {id(model): number for number, model in enumerate(known.models)}
-        self._datasets = {id(dataset): number for number, dataset in enumerate(known.datasets)}
-        self._memory = _Memory(capacity)
-        self.capacity = capacity
-        self._socket, theirs = socket.socketpair()
-        self.pid = os.fork()
-        if self.pid == 0:
-            for socket_of_parent in (self._socket, *(other._socket for other in others)):
-                socket_of_parent.close()  # so that a worker sees the end of its socket when the parent is gone
-            _serve(theirs, self._memory, known)
-        theirs.close()
+        self._arena = arena
+        self._parcels: deque[_Parcel] = deque()  # those that are not answered, in order
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe: Connection[Any, Any] | None = None
+        self._numbers: dict[Thing, int] = {}  # of what the process knows
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one that watches the pipe
+        self._sent = False  # the first parcel is with the process
 
-    def run(self, jobs: Sequence[Portable]) -> list[Outcome]:
-        """The outcomes, in order. Raises WorkerLost if the process ends before it has given them."""
-        memory = self._memory
-        memory.clear()
-        specs: dict[int, TrainSpec] = {}
-        sent = [self._described(job, specs) for job in jobs]
-        try:
-            _send(self._socket, [[asdict(spec) for spec in specs.values()], sent])
-            answers = _receive(self._socket)
-        except (OSError, EOFError) as error:
-            raise WorkerLost(f"worker {self.pid} ended in the middle of its work") from error
-        return [self._outcome(job, entry, answer) for job, entry, answer in zip(jobs, sent, answers, strict=True)]
+    @property
+    def pending(self) -> int:
+        """Parcels that were begun and are not answered."""
+        return len(self._parcels)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, if there is one."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Fork the process, with what is known now."""
+        near, far = multiprocessing.Pipe()
+        things = tuple(self._known.things)
+        fork = multiprocessing.get_context("fork")
+        process = fork.Process(target=_serve, args=(far, near, self._arena, things), daemon=True)
+        with far, ExitStack() as on_failure:
+            on_failure.enter_context(near)
+            process.start()
+            on_failure.pop_all()
+        self._process, self._pipe = process, near
+        self._numbers = {thing: number for number, thing in enumerate(things)}
+
+    def begin(self, jobs: Sequence[Portable]) -> Future[list[Outcome]]:
+        """See `crew.Worker`."""
+        parcel = _Parcel(jobs, Future())
+        parcel.future.set_running_or_notify_cancel()  # whoever gives it up, the process goes on
+        self._parcels.append(parcel)
+        if self._pipe is not None:
+            self._watch(self._pipe)
+        if len(self._parcels) == 1:
+            self._send(parcel)
+        return parcel.future
 
     def end(self) -> None:
-        """Let it end, and wait for that. A worker that was lost has ended already."""
-        with suppress(OSError):  # it is gone already
-            self._socket.shutdown(socket.SHUT_RDWR)  # to close it would not do: workers made later have copies of it
-        self._socket.close()
-        os.waitpid(self.pid, 0)
+        """End the process, if there is one. One that is in the middle of something is not waited for."""
+        if self._process is None or self._pipe is None:
+            return
+        self._unwatch(self._pipe)
+        if self._sent:
+            self._process.kill()
+        with suppress(OSError):  # it may have ended
+            self._pipe.send_bytes(b"")
+        self._pipe.close()
+        self._process.join()
+        self._process.close()
+        self._process = self._pipe = None
+        self._sent = False
 
-    def _described(self, job: Portable, specs: dict[int, TrainSpec]) -> dict[str, Any]:
-        memory, shard = self._memory, job.shard
-        entry: dict[str, Any] = {
-            "model": self._models[id(job.model)],
-            "dataset": self._datasets[id(shard.dataset)],
-            "rows": memory.put(shard.indices),
-            "count": len(shard),
-            "shift": None if shard.shift is None else asdict(shard.shift),
-            "params": memory.put(job.params),
-        }
-        if isinstance(job, FitJob):
-            entry |= {
-                "spec": list(specs).index(id(job.spec)) if id(job.spec) in specs else len(specs),
-                "seed": job.seed,
-                "round": job.round,
-                "drift": None if job.drift is None else memory.put(job.drift),
-                "result": memory.reserve(job.params.nbytes),
-            }
-            specs.setdefault(id(job.spec), job.spec)
-        return entry
+    def _send(self, parcel: _Parcel) -> None:
+        try:
+            pipe = self._ready_for(parcel)
+            self._watch(pipe)
+            pipe.send_bytes(msgspec.msgpack.encode(_order(parcel, self._numbers, self._arena)))
+            self._sent = True
+        except (OSError, MemoryError) as error:
+            self._lose(f"a worker process could not be given work: {error}")
 
-    def _outcome(self, job: Portable, entry: dict[str, Any], answer: dict[str, Any]) -> Outcome:
-        if "error" in answer:
-            kind = ConfigError if answer["error"] == ConfigError.__name__ else ComputeError
-            return kind(answer["text"])
-        loss = math.nan if answer["loss"] is None else answer["loss"]
-        if isinstance(job, EvaluateJob):
-            return Evaluation(loss, answer["accuracy"], answer["num_examples"])
-        params = self._memory.view(entry["result"], job.params.numel()).clone()
-        return FitResult(params, answer["num_examples"], loss, answer["steps"])
+    def _ready_for(self, parcel: _Parcel) -> Connection[Any, Any]:
+        """The pipe of a process that is there, and knows what it needs for this."""
+        alive = self._process is not None and self._process.is_alive()
+        if not alive or not _things(parcel.jobs) <= self._numbers.keys():
+            self.end()
+            self._known.meet(parcel.jobs)  # it may have been forgotten since it was met
+            self.start()
+        assert self._pipe is not None, "it has been started"
+        return self._pipe
 
+    def _receive(self) -> None:
+        """The pipe can be read from."""
+        assert self._pipe is not None, "it is watched"
+        try:
+            body = self._pipe.recv_bytes()
+        except (EOFError, OSError):
+            self._lose(f"worker process {self.pid} has died")
+            return
+        self._sent = False
+        parcel = self._parcels.popleft()
+        answers = msgspec.msgpack.decode(body, type=list[_Trained | _Evaluated | Failure])
+        parcel.future.set_result([_opened(*pair) for pair in zip(answers, parcel.results, strict=True)])
+        self._go_on()
 
-# -- in the worker -----------------------------------------------------------------------------------------------------
+    def _lose(self, how: str) -> None:
+        self.end()
+        if self._parcels:
+            self._parcels.popleft().future.set_exception(WorkerLost(how))
+        self._go_on()
 
+    def _go_on(self) -> None:
+        if self._parcels:
+            self._send(self._parcels[0])
 
-def _serve(parent: socket.socket, memory: _Memory, known: Known) -> NoReturn:
-    """Compute until the parent closes its end, or is gone."""
-    status = 1
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent ends us
-        torch.set_num_threads(1)
-        while True:
-            specs, entries = _receive(parent)
-            _send(parent, _answers(memory, known, [msgspec.convert(spec, TrainSpec) for spec in specs], entries))
-    except EOFError:
-        status = 0
-    finally:
-        os._exit(status)  # and nothing of what the parent had set up: its loop, its exit handlers
+    def _watch(self, pipe: Connection[Any, Any]) -> None:
+        """On the loop that runs now, which may be another one than before."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._unwatch(pipe)
+            loop.add_reader(pipe.fileno(), self._receive)
+            self._loop = loop
 
-
-def _answers(
-    memory: _Memory, known: Known, specs: Sequence[TrainSpec], entries: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    jobs = [_job(memory, known, specs, entry) for entry in entries]
-    fitted = iter(fit_all([job for job in jobs if isinstance(job, Fit)]))  # together, as far as they can be
-    return [
-        _of_fit(memory, entry, next(fitted)) if isinstance(job, Fit) else _of_evaluation(outcome(job))
-        for job, entry in zip(jobs, entries, strict=True)
-    ]
-
-
-def _job(memory: _Memory, known: Known, specs: Sequence[TrainSpec], entry: dict[str, Any]) -> Fit | EvaluateJob:
-    model, dataset = known.models[entry["model"]], known.datasets[entry["dataset"]]
-    shift = None if entry["shift"] is None else Shift(**entry["shift"])
-    shard = Shard(dataset, memory.view(entry["rows"], entry["count"], torch.int64), shift)
-    numel = model.layout.numel
-    params = memory.view(entry["params"], numel)
-    if "spec" not in entry:
-        return EvaluateJob(params, model, shard)
-    drift = None if entry["drift"] is None else memory.view(entry["drift"], numel)
-    return Fit(params, model, shard, specs[entry["spec"]], entry["seed"], entry["round"], drift)
+    def _unwatch(self, pipe: Connection[Any, Any]) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(pipe.fileno())
+        self._loop = None
 
 
-def _of_fit(memory: _Memory, entry: dict[str, Any], found: FitResult | Exception) -> dict[str, Any]:
+# -- what goes over the pipe -------------------------------------------------------------------------------------------
+
+
+class _Training(msgspec.Struct, array_like=True):
+    spec: int  # its place among those of the order
+    seed: int
+    round: int
+    drift: int | None  # where it lies, as all vectors
+    result: int
+
+
+class _Entry(msgspec.Struct, array_like=True):
+    model: int
+    dataset: int
+    count: int  # of rows
+    shift: Shift | None
+    params: int
+    training: _Training | None  # None: an evaluation
+
+
+class _Order(msgspec.Struct, array_like=True):
+    specs: list[TrainSpec]
+    rows: int  # of all jobs, one after the other
+    entries: list[_Entry]
+
+
+class _Trained(msgspec.Struct, array_like=True, tag=True):
+    num_examples: int
+    loss: float
+    steps: int
+
+
+class _Evaluated(msgspec.Struct, array_like=True, tag=True):
+    loss: float
+    accuracy: float | None
+    num_examples: int
+
+
+def _order(parcel: _Parcel, numbers: Mapping[Thing, int], arena: Arena) -> _Order:
+    """Put what the jobs need where the process finds it."""
+    specs: dict[int, tuple[int, TrainSpec]] = {}  # by identity: there are few, and they have no hash
+    rows = arena.empty(sum(len(job.shard) for job in parcel.jobs), torch.int64)
+    torch.cat([job.shard.indices for job in parcel.jobs], out=rows)
+    parcel.others.append(rows)
+
+    def put(vector: Tensor) -> int:
+        parcel.others.append(arena.copy(vector))
+        return arena.offset(parcel.others[-1])
+
+    def training(job: Portable) -> _Training | None:
+        if not isinstance(job, FitJob):
+            parcel.results.append(None)
+            return None
+        result = arena.empty(job.params.numel())
+        parcel.results.append(result)
+        spec, _ = specs.setdefault(id(job.spec), (len(specs), job.spec))
+        drift = None if job.drift is None else put(job.drift)
+        return _Training(spec, job.seed, job.round, drift, arena.offset(result))
+
+    def entry(job: Portable) -> _Entry:
+        shard = job.shard
+        model, dataset = numbers[job.model], numbers[shard.dataset]
+        return _Entry(model, dataset, len(shard), shard.shift, put(job.params), training(job))
+
+    entries = [entry(job) for job in parcel.jobs]
+    return _Order([spec for _, spec in specs.values()], arena.offset(rows), entries)
+
+
+def _opened(answer: _Trained | _Evaluated | Failure, params: Tensor | None) -> Outcome:
+    if isinstance(answer, Failure):
+        return answer.error
+    if params is None or isinstance(answer, _Evaluated):
+        assert isinstance(answer, _Evaluated)
+        return Evaluation(answer.loss, answer.accuracy, answer.num_examples)
+    return FitResult(params, answer.num_examples, answer.loss, answer.steps)
+
+
+# -- in the process ----------------------------------------------------------------------------------------------------
+
+
+def _serve(pipe: Connection[Any, Any], near: Connection[Any, Any], arena: Arena, things: Sequence[Thing]) -> None:
+    """Compute until told to end, or until the parent is gone."""
+    near.close()  # or the pipe would not end with the parent
+    signal.set_wakeup_fd(-1)  # it is the parent's loop that would be woken
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent ends us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.freeze()  # a search for garbage would write to all objects of the parent, and so copy the pages
+    torch.set_num_threads(1)
+    orders = msgspec.msgpack.Decoder(_Order)
+    with asyncio.Runner() as runner, suppress(EOFError, ConnectionError):
+        while body := pipe.recv_bytes():
+            order = orders.decode(body)
+            found: list[Any] = runner.run(Cohort().run_all(_jobs(order, arena, things)))
+            pipe.send_bytes(
+                msgspec.msgpack.encode([_sealed(*pair, arena) for pair in zip(found, order.entries, strict=True)])
+            )
+
+
+def _jobs(order: _Order, arena: Arena, things: Sequence[Any]) -> list[Portable]:
+    counts = [entry.count for entry in order.entries]
+    rows = torch.split(arena.view(order.rows, sum(counts), torch.int64), counts)
+    jobs: list[Portable] = []
+    for entry, indices in zip(order.entries, rows, strict=True):
+        model, training = things[entry.model], entry.training
+        numel = model.layout.numel
+        params, shard = arena.view(entry.params, numel), Shard(things[entry.dataset], indices, entry.shift)
+        if training is None:
+            jobs.append(EvaluateJob(params, model, shard))
+            continue
+        drift = None if training.drift is None else arena.view(training.drift, numel)
+        spec = order.specs[training.spec]
+        jobs.append(FitJob(params, model, shard, spec, training.seed, training.round, drift))
+    return jobs
+
+
+def _sealed(found: Outcome, entry: _Entry, arena: Arena) -> _Trained | _Evaluated | Failure:
     if isinstance(found, Exception):
-        return _of_error(found)
-    memory.view(entry["result"], len(found.params)).copy_(found.params)
-    return {"num_examples": found.num_examples, "loss": found.loss, "steps": found.steps}  # NaN goes as null
-
-
-def _of_evaluation(found: Evaluation | Exception) -> dict[str, Any]:
-    return _of_error(found) if isinstance(found, Exception) else asdict(found)
-
-
-def _of_error(error: Exception) -> dict[str, Any]:
-    if isinstance(error, ConfigError):
-        return {"error": ConfigError.__name__, "text": str(error)}
-    return {"error": type(error).__name__, "text": f"{type(error).__name__} in a worker: {error}"}
-
-
-# -- the socket --------------------------------------------------------------------------------------------------------
-
-
-def _send(end: socket.socket, content: object) -> None:
-    body = orjson.dumps(content)
-    end.sendall(_LENGTH.pack(len(body)) + body)
-
-
-def _receive(end: socket.socket) -> Any:
-    """Raises EOFError when the other end is closed."""
-    (length,) = _LENGTH.unpack(_read(end, _LENGTH.size))
-    return orjson.loads(_read(end, length))
-
-
-def _read(end: socket.socket, length: int) -> bytearray:
-    content = bytearray(length)
-    view = memoryview(content)
-    while view.nbytes:
-        count = end.recv_into(view)
-        if not count:
-            raise EOFError("the other end is closed")
-        view = view[count:]
-    return content
+        return Failure.of(found)
+    if isinstance(found, Evaluation):
+        return _Evaluated(found.loss, found.accuracy, found.num_examples)
+    assert entry.training is not None, "what is trained is to be trained"
+    arena.view(entry.training.result, len(found.params)).copy_(found.params)
+    return _Trained(found.num_examples, found.loss, found.steps)

@@ -18,6 +18,10 @@ class Inline:
     def __init__(self) -> None:
         self._closed = False
 
+    @property
+    def parallel(self) -> int:
+        return 1
+
     async def run(self, job: Job[ResultT]) -> ResultT:
         return await alone(self, job)
 

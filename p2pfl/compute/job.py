@@ -80,6 +80,11 @@ class EvaluateJob:
 class Compute(Protocol):
     """Runs jobs. `tests/compute/kit.py` holds what every implementation must do."""
 
+    @property
+    def parallel(self) -> int:
+        """How many jobs it can work on at once."""
+        ...
+
     async def run(self, job: Job[ResultT]) -> ResultT:
         """The job's result; what it raises is raised here.
 

@@ -134,16 +134,23 @@ class Mixer:
     async def _gather(self, node: Node, round: int, senders: tuple[int, ...]) -> dict[int, Tensor]:
         box = self._mailbox[round]
         with node.waiting(f"the models of round {round + 1}"), suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.deadline_seconds or None):
-                while awaited := {seat for seat in senders if seat not in box and node.hears(seat)}:
-                    self._awaited = awaited
-                    await node.change()
+            if self._settings.deadline_seconds:
+                async with asyncio.timeout(self._settings.deadline_seconds):
+                    await self._hear(node, box, senders)
+            else:
+                await self._hear(node, box, senders)
         del self._mailbox[round]
         self._round = round + 1
         for seat in senders:
             if seat not in box:
                 node.emit(UpdateMissing(round + 1, f"seat {seat}", "it is not linked, or late"))
         return box
+
+    async def _hear(self, node: Node, box: dict[int, Tensor], senders: tuple[int, ...]) -> None:
+        """Wait until all of them are in the box, or gone."""
+        while awaited := {seat for seat in senders if seat not in box and node.hears(seat)}:
+            self._awaited = awaited
+            await node.change()
 
     @Model.handler
     def model(self, message: Model, peer: Peer) -> None:

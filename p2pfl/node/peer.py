@@ -293,9 +293,15 @@ async def tell_all(peers: Iterable[Peer], body: Body) -> list[Peer]:
         except LinkError:
             missed.append(peer)
 
+    async def drain() -> None:
+        for connection in sent:
+            await connection.link.drain()
+
+    if not behind:
+        await drain()
+        return missed
     async with asyncio.TaskGroup() as group:
         for peer in behind:
             group.create_task(catch_up(peer))
-        for connection in sent:
-            await connection.link.drain()
+        await drain()
     return missed

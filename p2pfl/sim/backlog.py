@@ -112,7 +112,7 @@ class Backlog:
         room = _AHEAD_BYTES
         for begun in (*waiting, *sorted(later)):
             room -= begun.result_bytes
-            if batch and room < 0:
+            if room < 0 and len(batch) >= self._compute.parallel:
                 break
             batch.append(begun)
             del self._begun[begun]

@@ -53,6 +53,10 @@ class Device:
         self.busy = 0  # jobs that it has not got through
         self._closed = False
 
+    @property
+    def parallel(self) -> int:
+        return 1
+
     async def run(self, job: Job[ResultT]) -> ResultT:
         """The job's result, as late as this device has it."""
         outcome = await self._result(job)

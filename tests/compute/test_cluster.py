@@ -11,11 +11,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from p2pfl.compute.cluster import Ray
-from p2pfl.compute.job import EvaluateJob
+from p2pfl.compute.job import EvaluateJob, FitJob
 from p2pfl.errors import ConfigError, MissingPackage
-from tests.compute.kit import Call, check_compute, fit_job
+from p2pfl.learn.model import Model
+from p2pfl.learn.specs import TrainSpec
+from tests.compute.kit import Call, blobs, check_compute, fit_job
 from tests.compute.test_processes import deadly_jobs, jobs_of_one_model
 
 needs_ray = pytest.mark.skipif(
@@ -59,9 +62,9 @@ class TestOnTwoWorkers:
         put = ray.put
         monkeypatch.setattr(ray, "put", lambda thing: sent.append(type(thing).__name__) or put(thing))
         await compute.run_all(jobs)
-        assert sorted(sent) == ["ndarray", "tuple"], "one vector, and one model with its data"
+        assert sorted(sent) == ["list", "ndarray", "tuple"], "one vector, one data set, one model"
         await compute.run_all(jobs)
-        assert sorted(sent) == ["ndarray", "ndarray", "tuple"]
+        assert sorted(sent) == ["list", "ndarray", "ndarray", "tuple"]
         await compute.close()
 
     async def test_the_jobs_of_a_worker_that_dies_run_again(self, tmp_path):
@@ -69,6 +72,30 @@ class TestOnTwoWorkers:
         found = await compute.run_all(jobs)
         assert (tmp_path / "died").exists()
         assert all(torch.equal(result.params, job().params) for result, job in zip(found, jobs, strict=True))
+        await compute.close()
+
+    async def test_a_model_with_running_statistics_is_sent_with_each_weight_once(self, monkeypatch):
+        import ray
+
+        dataset, sizes = blobs(), []
+        module = nn.Sequential(
+            nn.Linear(2, 300), nn.BatchNorm1d(300), nn.ReLU(), nn.Linear(300, 300), nn.Linear(300, 3)
+        )
+        model = Model.of(module, nn.functional.cross_entropy, *dataset.batch(dataset.train_indices[:2]))
+        job = FitJob(model.initial, model, dataset.train, TrainSpec(batch_size=4), 0, 0)
+        put = ray.put
+
+        def measured(thing):
+            if isinstance(thing, tuple):
+                sizes.append(len(ray.cloudpickle.dumps(thing)))
+            return put(thing)
+
+        monkeypatch.setattr(ray, "put", measured)
+        compute = Ray(workers=1)
+        found = await compute.run(job)
+        assert torch.equal(found.params, job().params), "the model is as it was, here and there"
+        assert sizes[0] < 1.1 * model.initial.nbytes + 20_000
+        found.params.add_(1.0)  # a result is the caller's own
         await compute.close()
 
     async def test_errors_of_jobs_are_carried_over(self):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 import torch
 from torch import nn
 
+from p2pfl.compute.arena import Arena
 from p2pfl.compute.job import EvaluateJob, FitJob
 from p2pfl.compute.processes import Processes, available_cpus
 from p2pfl.errors import ComputeError, ConfigError
@@ -26,7 +29,7 @@ from p2pfl.sim.backlog import Backlog
 from p2pfl.sim.devices import Device, DeviceSpec
 from tests.compute.kit import Call, blobs, check_compute, fit_job
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 
 @check_compute
@@ -40,6 +43,10 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def pids(compute: Processes) -> list[int | None]:
+    return [worker.pid for worker in compute._workers]
 
 
 def jobs_of_one_model(count: int) -> list[FitJob]:
@@ -79,20 +86,40 @@ async def test_results_stay_when_the_memory_is_used_again():
 async def test_workers_are_started_once_and_anew_only_for_what_they_do_not_know():
     compute = Processes(2)
     await compute.run_all(jobs_of_one_model(4)[:0])
-    assert not compute._workers, "nothing was to be done yet"
+    assert pids(compute) == [None, None], "nothing was to be done yet"
     jobs = jobs_of_one_model(4)
-    await compute.run_all(jobs)
-    pids = [worker.pid for worker in compute._workers]
-    await compute.run_all([replace(job, seed=9) for job in jobs])
-    assert [worker.pid for worker in compute._workers] == pids
+    compute.start([jobs[0].model, jobs[0].shard.dataset])
+    first = pids(compute)
+    await asyncio.wait([asyncio.create_task(compute.run(job)) for job in jobs])
+    assert pids(compute) == first
     other = fit_job()
-    await compute.run_all([other, jobs[0]])
-    assert [worker.pid for worker in compute._workers] != pids
-    pids = [worker.pid for worker in compute._workers]
-    await compute.run_all([jobs[0], other])
-    assert [worker.pid for worker in compute._workers] == pids
+    await asyncio.wait([asyncio.create_task(compute.run(job)) for job in (other, other)])
+    second = pids(compute)
+    assert not set(second) & set(first)
+    await asyncio.wait([asyncio.create_task(compute.run(job)) for job in (other, *jobs, other)])
+    assert pids(compute) == second
     await compute.close()
-    assert not any(map(alive, pids))
+    assert not any(map(alive, first + second))
+
+
+async def test_a_vector_that_jobs_share_is_put_into_shared_memory_once(monkeypatch):
+    compute, jobs, copied = Processes(2), jobs_of_one_model(9), []
+    copy = Arena.copy
+
+    def counted(arena, vector):
+        found = copy(arena, vector)
+        copied.append(found is not vector)
+        return found
+
+    monkeypatch.setattr(Arena, "copy", counted)
+    monkeypatch.setattr("p2pfl.compute.crew._GRAIN", 0)
+    await compute.run_all(jobs)
+    assert sum(copied) == 1
+    evaluations = [EvaluateJob((await compute.run(job)).params, job.model, job.shard) for job in jobs[:2]]
+    copied.clear()
+    await compute.run_all(evaluations)
+    assert sum(copied) == 0, "results lie there already"
+    await compute.close()
 
 
 class Deadly(nn.Module):
@@ -163,7 +190,9 @@ from tests.compute.kit import fit_job
 
 async def main():
     compute = Processes(2)
-    await compute.run(fit_job())
+    job = fit_job()
+    compute.start([job.model])
+    await compute.run(job)
     print(*(worker.pid for worker in compute._workers), flush=True)
     {then}
 
@@ -181,13 +210,53 @@ def test_no_worker_outlives_the_parent(then, number):
         [sys.executable, "-W", "error", "-X", "dev", "-c", SCRIPT.format(then=then)],
         cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    pids = list(map(int, run.stdout.split()))
-    assert len(pids) == 2, run.stderr
+    workers = list(map(int, run.stdout.split()))
+    assert len(workers) == 2, run.stderr
     assert number is None or run.returncode == number, run.stderr
     ends = time.monotonic() + 20
-    while any(map(alive, pids)) and time.monotonic() < ends:
+    while any(map(alive, workers)) and time.monotonic() < ends:
         time.sleep(0.01)
-    assert not any(map(alive, pids))
+    assert not any(map(alive, workers))
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+async def test_nothing_is_left_of_it_here():
+    gc.collect()  # what other tests have left
+    compute = Processes(2)
+    files, threads = open_files(), threading.active_count()
+    compute.start()
+    await compute.run_all([*jobs_of_one_model(30), Call(lambda: 7)])
+    assert threading.active_count() <= threads, "a process with threads should not fork"
+    await compute.close()
+    assert open_files() == files
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)  # noqa: ASYNC222 - does not wait; there would be a zombie
+
+
+async def test_close_in_the_middle_of_work_lets_it_be_done():
+    compute, jobs = Processes(2), jobs_of_one_model(5)
+    taken = asyncio.create_task(compute.run_all(jobs))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert all(worker.pending for worker in compute._workers[:1])
+    await compute.close()
+    assert [result.steps for result in await taken] == [job().steps for job in jobs]
+    assert pids(compute) == [None, None]
+
+
+async def test_given_up_work_does_not_hold_up_the_end():
+    compute = Processes(1)
+    given_up = asyncio.create_task(compute.run(fit_job(epochs=10**7)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert compute._workers[0].pending
+    given_up.cancel()
+    await asyncio.wait([given_up])
+    await compute.close()
+    assert pids(compute) == [None]
 
 
 @pytest.mark.parametrize("workers", [-1])

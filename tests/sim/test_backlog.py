@@ -24,6 +24,7 @@ class Batches:
     """A compute that notes what it is given together, and when."""
 
     seen: list[tuple[float, list[str]]] = field(default_factory=list)
+    parallel: int = 1
 
     async def run_all(self, jobs):
         self.seen.append((round(asyncio.get_running_loop().time(), 9), [job.name for job in jobs]))
@@ -115,3 +116,14 @@ async def test_a_compute_that_fails_tells_all_who_wait():
 
 def test_repr():
     assert repr(Backlog(Inline())) == "<Backlog of 0 before <Inline>>"
+
+
+async def test_a_compute_with_several_workers_gets_a_job_for_each_of_them_whatever_memory_they_take():
+    batches = Batches(parallel=2)
+    backlog = Backlog(batches)
+
+    async def one(name):
+        return await device(backlog).run(Job(3, name, 500 * 2**20))
+
+    assert await all_of(*(one(name) for name in "abcde")) == list("abcde")
+    assert [names for _, names in batches.seen] == [["a", "b"], ["c", "d"], ["e"]]

@@ -62,6 +62,8 @@ def _course(scenario: Scenario, data: Path) -> dict[str, Any]:
 class Recorder:
     """A compute that trains nobody, and keeps the jobs that it is given."""
 
+    parallel = 1
+
     def __init__(self) -> None:
         self.jobs: list[FitJob] = []
 

@@ -12,6 +12,7 @@ from p2pfl.sim.loop import VirtualLoop
 
 __all__ = ["Backlog", "Begun"]
 
+_TURNS = 3  # jobs for each worker, where there are several: they begin together and should end together
 _AHEAD_BYTES = 64 * 2**20  # results that are computed before their time lie in memory until then
 
 
@@ -109,10 +110,10 @@ class Backlog:
         waiting = [begun for begun in self._due if begun in self._begun]
         later = self._begun.keys() - set(waiting)
         batch: list[Begun] = []
-        room = _AHEAD_BYTES
+        room, least = _AHEAD_BYTES, _TURNS * self._compute.parallel if self._compute.parallel > 1 else 1
         for begun in (*waiting, *sorted(later)):
             room -= begun.result_bytes
-            if room < 0 and len(batch) >= self._compute.parallel:
+            if room < 0 and len(batch) >= least:
                 break
             batch.append(begun)
             del self._begun[begun]

@@ -118,12 +118,12 @@ def test_repr():
     assert repr(Backlog(Inline())) == "<Backlog of 0 before <Inline>>"
 
 
-async def test_a_compute_with_several_workers_gets_a_job_for_each_of_them_whatever_memory_they_take():
+async def test_a_compute_with_several_workers_gets_jobs_for_all_of_them_whatever_memory_they_take():
     batches = Batches(parallel=2)
     backlog = Backlog(batches)
 
     async def one(name):
         return await device(backlog).run(Job(3, name, 500 * 2**20))
 
-    assert await all_of(*(one(name) for name in "abcde")) == list("abcde")
-    assert [names for _, names in batches.seen] == [["a", "b"], ["c", "d"], ["e"]]
+    assert await all_of(*(one(name) for name in "abcdefgh")) == list("abcdefgh")
+    assert [names for _, names in batches.seen] == [list("abcdef"), list("gh")]

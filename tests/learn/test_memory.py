@@ -27,3 +27,24 @@ def test_the_memory_lives_as_long_as_what_looks_at_it(monkeypatch: pytest.Monkey
         empty(5000).zero_()
     assert set(view) == {7.0}
     assert row.unique().tolist() == [7.0]
+
+
+def test_the_memory_of_a_large_vector_that_is_gone_is_used_again() -> None:
+    length = 9 * 2**20
+    first = empty(length)
+    second = empty(length)
+    assert first.data_ptr() != second.data_ptr()
+    where, view = first.data_ptr(), first[5:9]
+    del first
+    assert empty(length).data_ptr() != where, "somebody still looks into it"
+    del view
+    assert empty(length).data_ptr() == where
+
+
+def test_only_a_few_pieces_of_memory_are_kept() -> None:
+    vectors = [empty(9 * 2**20 + extra) for extra in range(8)]
+    assert len({vector.data_ptr() for vector in vectors}) == 8
+    for at, vector in enumerate(vectors):
+        vector.fill_(at)
+    assert [vector[0].item() for vector in vectors] == list(range(8))
+    assert len(memory._used) <= memory._KEPT

@@ -32,14 +32,14 @@ COURSES: dict[str, dict[str, Any]] = {
         "data": {"source": "fashion-mnist", "subsample": 0.1},
         "partition": {"scheme": "dirichlet", "alpha": 0.5},
         "model": {"hidden": [128]},
-        "train": {"lr": 0.1, "batch_size": 20, "momentum": 0.9},
+        "train": {"lr": 0.05, "batch_size": 20, "momentum": 0.5},
         "topology": {"n": 21},
     },
     "fashion-mnist, cnn": {
         "course": {"rounds": 5},
         "data": {"source": "fashion-mnist", "subsample": 0.05},
         "model": {"name": "cnn"},
-        "train": {"lr": 0.1, "batch_size": 20},
+        "train": {"lr": 0.05, "batch_size": 20},
         "topology": {"n": 11},
     },
     "shakespeare": {

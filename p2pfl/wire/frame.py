@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from p2pfl.errors import LinkRefused, MessageError, RemoteProtocolError
+from p2pfl.wire.memory import allocate
 from p2pfl.wire.packet import Packet
 
 __all__ = [
@@ -266,7 +267,7 @@ class _Incoming:
         if self._buffers is None and len(self._head) == self._head_size:
             if self.sizes:
                 allow(self)
-            self._buffers = tuple([memoryview(bytearray(size)) for size in self.sizes])
+            self._buffers = tuple([allocate(size) for size in self.sizes])
         while payload.nbytes:
             assert self._buffers is not None
             buffer = self._buffers[self._index]

@@ -5,11 +5,12 @@ import torch
 
 from p2pfl.learn import memory
 from p2pfl.learn.memory import duplicate, empty
+from p2pfl.wire import memory as wire_memory
 
 
 @pytest.mark.parametrize("large", [0, 2**40])
 def test_a_copy_is_a_copy(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_LARGE_BYTES", large)
+    monkeypatch.setattr(memory, "LARGE_BYTES", large)
     vector = torch.arange(5000.0)
     copy = duplicate(vector)
     assert torch.equal(copy, vector)
@@ -19,7 +20,8 @@ def test_a_copy_is_a_copy(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_memory_lives_as_long_as_what_looks_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_LARGE_BYTES", 0)
+    monkeypatch.setattr(memory, "LARGE_BYTES", 0)
+    monkeypatch.setattr(wire_memory, "LARGE_BYTES", 0)
     view = memoryview(duplicate(torch.full((5000,), 7.0)).numpy()[10:])
     row = duplicate(torch.full((5000,), 7.0))[100:200]
     gc.collect()
@@ -39,12 +41,3 @@ def test_the_memory_of_a_large_vector_that_is_gone_is_used_again() -> None:
     assert empty(length).data_ptr() != where, "somebody still looks into it"
     del view
     assert empty(length).data_ptr() == where
-
-
-def test_only_a_few_pieces_of_memory_are_kept() -> None:
-    vectors = [empty(9 * 2**20 + extra) for extra in range(8)]
-    assert len({vector.data_ptr() for vector in vectors}) == 8
-    for at, vector in enumerate(vectors):
-        vector.fill_(at)
-    assert [vector[0].item() for vector in vectors] == list(range(8))
-    assert len(memory._used) <= memory._KEPT

@@ -21,7 +21,7 @@ from p2pfl.courses.course import Course, Place, RoleState, as_tensor
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update, number, require_seat
 from p2pfl.courses.rounds import Clients, Collected, RoundRules
-from p2pfl.errors import ConfigError, CourseError
+from p2pfl.errors import CourseError, require
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
@@ -64,14 +64,14 @@ class FedAvgSettings:
 
     def __post_init__(self) -> None:
         for name in ("rounds", "evaluate_every"):
-            _need(getattr(self, name) >= 1, f"course.{name} is {getattr(self, name)}; it must be at least 1")
+            require(getattr(self, name) >= 1, f"course.{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("fraction", "quorum"):
-            _need(0 < getattr(self, name) <= 1, f"course.{name} is {getattr(self, name)}; it must lie in (0, 1]")
+            require(0 < getattr(self, name) <= 1, f"course.{name} is {getattr(self, name)}; it must lie in (0, 1]")
         for name in ("over_selection", "deadline_seconds", "min_clients", "patience", "target_accuracy"):
-            _need(getattr(self, name) >= 0, f"course.{name} is {getattr(self, name)}; it must not be negative")
+            require(getattr(self, name) >= 0, f"course.{name} is {getattr(self, name)}; it must not be negative")
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
-            _need(value in choices, f"course.{name} is {value!r}; it must be one of {', '.join(choices)}")
+            require(value in choices, f"course.{name} is {value!r}; it must be one of {', '.join(choices)}")
 
     @property
     def rules(self) -> RoundRules:
@@ -89,11 +89,6 @@ _CHOICES = {
     "evaluate": ("server", "clients", "both", "none"),
     "keep": ("last", "best"),
 }
-
-
-def _need(holds: bool, sentence: str) -> None:
-    if not holds:
-        raise ConfigError(sentence)
 
 
 class Server:

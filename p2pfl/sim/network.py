@@ -147,6 +147,10 @@ class _Pipe:
         start = max(start, self.free_at)
         if not seconds:
             return start
+        if len(self.busy) == 1 and self.busy[0][0] <= start <= self.busy[0][1]:  # it queues, as nearly all do
+            done = self.busy[0][1] + seconds
+            self.busy[0] = self.busy[0][0], done
+            return done
         done = start + seconds
         begin, end, apart = start, start, []
         for since, until in self.busy:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from unittest import mock
 
 import hypothesis.strategies as st
@@ -133,8 +134,11 @@ def test_nobodys_bits_depend_on_the_others(
         plain = fit_plainly(work)
         assert (found.num_examples, found.steps) == (plain.num_examples, plain.steps)
         if plain.loss < 20:  # rounding grows without bounds where training diverges
-            assert torch.allclose(found.params, plain.params, rtol=1e-5, atol=1e-5)
-            assert found.loss == pytest.approx(plain.loss, rel=1e-5, abs=1e-5)
+            # What some last bits of the start make of the result is what rounding may make of it.
+            nudged = fit_plainly(replace(work, params=work.params * (1 + 1e-6)))
+            apart = (nudged.params - plain.params).abs().max().item()
+            assert torch.allclose(found.params, plain.params, rtol=1e-5, atol=1e-5 + apart)
+            assert found.loss == pytest.approx(plain.loss, rel=1e-5, abs=1e-5 + abs(nudged.loss - plain.loss))
 
 
 @pytest.mark.parametrize("many", [2, 37, 100])

@@ -21,11 +21,14 @@ import orjson
 from safetensors.torch import save
 from torch import Tensor
 
+from p2pfl.app.checkpoint import CHECKPOINT
 from p2pfl.app.config import Config, course_hash, to_mapping
 from p2pfl.errors import ConfigError
 from p2pfl.learn.params import Layout
 
 __all__ = ["RunFolder", "model_hash"]
+
+_OF_A_RUN = (CHECKPOINT, "model.safetensors", "report.json")
 
 
 def model_hash(params: Tensor) -> str:
@@ -44,6 +47,8 @@ class RunFolder:
         self.earlier: list[dict[str, Any]] = []  # the lines of metrics.jsonl that were there already
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for name in _OF_A_RUN:  # of another run under this name
+                (self.path / name).unlink(missing_ok=True)
             (self.path / "course.json").write_bytes(orjson.dumps(to_mapping(config), option=orjson.OPT_INDENT_2))
             self._open("w")
         except OSError as error:

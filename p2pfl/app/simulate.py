@@ -27,7 +27,7 @@ from p2pfl.compute.cohort import Cohort
 from p2pfl.compute.job import Compute
 from p2pfl.compute.processes import Processes
 from p2pfl.courses.course import HoldsModel, Resumes
-from p2pfl.errors import ConfigError
+from p2pfl.errors import require
 from p2pfl.node.events import CourseEnded, Event, UpdateMissing
 from p2pfl.sim.loop import run_virtual
 from p2pfl.sim.report import Recorder, Round, seconds_to_accuracy
@@ -56,6 +56,10 @@ class SimulateOptions(Generic[SettingsT]):
     """Tell where the time went: training, messages, and so on. It costs about 3% more time."""
     json: bool = False
     """One JSON object per line on stdout instead of text."""
+
+    def __post_init__(self) -> None:
+        sentence = f"--checkpoint-every is {self.checkpoint_every}; it must not be negative"
+        require(self.checkpoint_every >= 0, sentence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +128,10 @@ def _start(options: SimulateOptions[Any], where: Path) -> Checkpoint:
     """Where the run begins. Raises ConfigError for a run that cannot be gone on with, or is another course."""
     if not options.resume:
         return Checkpoint(Standing(every=options.checkpoint_every))
-    if not where.is_dir():
-        raise ConfigError(
-            f"--resume goes with the folder of a run, not with {where}: p2pfl simulate runs/NAME --resume"
-        )
-    if course_hash(load_config(where)) != course_hash(options.config):
-        raise ConfigError(
-            f"--resume goes on with the course of {where} as it is; leave out other options of the course"
-        )
+    instead = f"--resume goes with the folder of a run, not with {where}: p2pfl simulate runs/NAME --resume"
+    require(where.is_dir(), instead)
+    others = options.config != load_config(where) or options.checkpoint_every or options.run
+    require(not others, f"--resume goes on with the run in {where} as it is; leave out other options of course and run")
     return Checkpoint.load(where)
 
 

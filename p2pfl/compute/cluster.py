@@ -62,9 +62,7 @@ class Ray:
         self._store = _Store(ray)
         count = workers or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         self._workers = [_Remote(ray, self._store) for _ in range(count)]
-        self._crew = Crew(self._workers)
-        self._under_way = 0  # calls of `run_all`
-        self._closed = False
+        self._crew = Crew(self._workers, self._end)
 
     def _connect(self, address: str, workers: int) -> None:
         # A cluster of our own has no dashboard; one that is there takes no such options.
@@ -83,29 +81,23 @@ class Ray:
         return await alone(self, job)
 
     async def run_all(self, jobs: Sequence[Job[ResultT]]) -> list[ResultT | Exception]:
-        if self._closed:
-            raise RuntimeError("this compute has been closed")
         vectors = shared_vectors(jobs)
-        self._store.add(vectors)
-        self._under_way += 1
-        try:
-            return await self._crew.run_all(jobs)
-        finally:
-            self._under_way -= 1
-            self._store.remove(vectors)
-            self._end_if_done()
+        with self._crew.open():
+            self._store.add(vectors)
+            try:
+                return await self._crew.run_all(jobs)
+            finally:
+                self._store.remove(vectors)
 
     async def close(self) -> None:
-        self._closed = True
-        self._end_if_done()
+        self._crew.close()
 
-    def _end_if_done(self) -> None:
-        if self._closed and not self._under_way:
-            for worker in self._workers:
-                worker.end()
-            self._store.clear()
-            if self._connected_here:
-                self._ray.shutdown()
+    def _end(self) -> None:
+        for worker in self._workers:
+            worker.end()
+        self._store.clear()
+        if self._connected_here:
+            self._ray.shutdown()
 
     def __repr__(self) -> str:
         return f"<Ray {len(self._workers)}>"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from typing import Any, ParamSpec, Protocol, cast
 
 import msgspec
@@ -81,11 +82,36 @@ def shared_vectors(jobs: Sequence[Job[Any]]) -> list[Tensor]:
 class Crew:
     """Some workers. Jobs that cannot be sent to them are done here, on the event loop."""
 
-    def __init__(self, workers: Sequence[Worker]) -> None:
+    def __init__(self, workers: Sequence[Worker], end: Callable[[], None]) -> None:
+        """`end` is called once the crew is closed and nothing is under way."""
         self._workers = workers
+        self._end = end
+        self._under_way = 0  # calls of `run_all`
+        self._closed = False
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """While the block lasts, the workers are needed. Raises RuntimeError after `close`."""
+        if self._closed:
+            raise RuntimeError("this compute has been closed")
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            self._end_if_done()
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._closed = True
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if self._closed and not self._under_way:
+            self._end()
 
     async def run_all(self, jobs: Sequence[Job[Any]]) -> list[Any]:
-        """As `Compute.run_all`."""
+        """As `Compute.run_all`, in a block of `open`."""
         work = _Work(jobs, len(self._workers))
         async with asyncio.TaskGroup() as group:
             for _ in self._workers:

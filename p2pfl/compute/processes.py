@@ -38,9 +38,7 @@ class Processes:
         arena = self._arena = Arena()
         known = self._known = Known()
         self._workers = [Forked(known, arena) for _ in range(workers or available_cpus())]
-        self._crew = Crew(self._workers)
-        self._under_way = 0  # calls of `run_all`
-        self._closed = False
+        self._crew = Crew(self._workers, self._end)
 
     def start(self, things: Iterable[Model | Dataset] = ()) -> None:
         """Fork now, before there are threads, with these models and data; they are never forgotten."""
@@ -57,24 +55,16 @@ class Processes:
         return await alone(self, job)
 
     async def run_all(self, jobs: Sequence[Job[ResultT]]) -> list[ResultT | Exception]:
-        if self._closed:
-            raise RuntimeError("this compute has been closed")
-        self._known.meet(jobs)
-        self._under_way += 1
-        try:
+        with self._crew.open():
+            self._known.meet(jobs)
             return await self._crew.run_all(self._shared(jobs))
-        finally:
-            self._under_way -= 1
-            self._end_if_done()
 
     async def close(self) -> None:
-        self._closed = True
-        self._end_if_done()
+        self._crew.close()
 
-    def _end_if_done(self) -> None:
-        if self._closed and not self._under_way:
-            for worker in self._workers:
-                worker.end()
+    def _end(self) -> None:
+        for worker in self._workers:
+            worker.end()
 
     def _shared(self, jobs: Sequence[Job[Any]]) -> list[Job[Any]]:
         """The jobs, with the vectors that several of them have put where all processes see them, once."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from p2pfl.errors import ConfigError
+from p2pfl.errors import require
 
 __all__ = ["DataSpec", "ModelSpec", "Option", "PartitionSpec", "TrainSpec"]
 
@@ -16,13 +16,8 @@ __all__ = ["DataSpec", "ModelSpec", "Option", "PartitionSpec", "TrainSpec"]
 Option = bool | int | float | str | tuple[int, ...]
 
 
-def _refuse(wrong: bool, sentence: str) -> None:
-    if wrong:
-        raise ConfigError(sentence)
-
-
 def _choose(field_name: str, value: str, choices: tuple[str, ...]) -> None:
-    _refuse(value not in choices, f"{field_name} is {value!r}; it must be one of {', '.join(choices)}")
+    require(value in choices, f"{field_name} is {value!r}; it must be one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +59,14 @@ class DataSpec:
     """Image folder: three channels instead of one."""
 
     def __post_init__(self) -> None:
-        _refuse(not self.source, "data.source is empty; name a data set or a path")
-        _refuse(not 0 < self.test_share < 1, f"data.test_share is {self.test_share}; it must lie between 0 and 1")
-        _refuse(not 0 < self.subsample <= 1, f"data.subsample is {self.subsample}; it must lie in (0, 1]")
+        require(bool(self.source), "data.source is empty; name a data set or a path")
+        require(0 < self.test_share < 1, f"data.test_share is {self.test_share}; it must lie between 0 and 1")
+        require(0 < self.subsample <= 1, f"data.subsample is {self.subsample}; it must lie in (0, 1]")
         _choose("data.task", self.task, ("classification", "regression"))
         _choose("data.missing", self.missing, ("refuse", "drop", "fill"))
-        _refuse(self.window < 1, f"data.window is {self.window}; it must be at least 1")
+        require(self.window >= 1, f"data.window is {self.window}; it must be at least 1")
         sized = len(self.image_size) == 2 and min(self.image_size) > 0
-        _refuse(not sized, f"data.image_size is {self.image_size}; give height and width, such as [28, 28]")
+        require(sized, f"data.image_size is {self.image_size}; give height and width, such as [28, 28]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +101,16 @@ class PartitionSpec:
         schemes = ("iid", "dirichlet", "classes", "lognormal", "power", "natural", "bootstrap", "own")
         _choose("partition.scheme", self.scheme, schemes)
         _choose("partition.shift", self.shift, ("none", "rotation", "noise", "scale"))
-        _refuse(not 0 <= self.holdout < 1, f"partition.holdout is {self.holdout}; it must lie in [0, 1)")
-        _refuse(not self.alpha > 0, f"partition.alpha is {self.alpha}; it must be above 0")
+        require(0 <= self.holdout < 1, f"partition.holdout is {self.holdout}; it must lie in [0, 1)")
+        require(self.alpha > 0, f"partition.alpha is {self.alpha}; it must be above 0")
         for name in ("classes_per_client", "examples_per_client"):
             value = getattr(self, name)
-            _refuse(value < 1, f"partition.{name} is {value}; it must be at least 1")
+            require(value >= 1, f"partition.{name} is {value}; it must be at least 1")
         for name in ("sigma", "exponent", "min_examples", "shift_strength"):
             value = getattr(self, name)
-            _refuse(not value >= 0, f"partition.{name} is {value}; it must not be negative")
+            require(value >= 0, f"partition.{name} is {value}; it must not be negative")
         idle = self.shift_strength > 0 and self.shift == "none"
-        _refuse(idle, "partition.shift_strength is set but partition.shift is none; name a shift or leave it out")
+        require(not idle, "partition.shift_strength is set but partition.shift is none; name a shift or leave it out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +129,9 @@ class ModelSpec:
     over the batch, or `auto`: cross_entropy for classes, mse for numbers."""
 
     def __post_init__(self) -> None:
-        _refuse(not self.name, "model.name is empty; name a model or package.module:Class")
+        require(bool(self.name), "model.name is empty; name a model or package.module:Class")
         low = any(width < 1 for width in self.hidden)
-        _refuse(low, f"model.hidden is {self.hidden}; every width must be at least 1")
+        require(not low, f"model.hidden is {self.hidden}; every width must be at least 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +178,14 @@ class TrainSpec:
         _choose("train.tier", self.tier, ("auto", "cohort", "functional", "fused", "plain"))
         for name in ("epochs", "batch_size", "schedule_rounds"):
             value = getattr(self, name)
-            _refuse(value < 1, f"train.{name} is {value}; it must be at least 1")
+            require(value >= 1, f"train.{name} is {value}; it must be at least 1")
         for name in ("steps", "lr", "schedule_factor", "weight_decay", "proximal", "clip"):
             value = getattr(self, name)
-            _refuse(not value >= 0, f"train.{name} is {value}; it must not be negative")
-        _refuse(not 0 <= self.momentum < 1, f"train.momentum is {self.momentum}; it must lie in [0, 1)")
+            require(value >= 0, f"train.{name} is {value}; it must not be negative")
+        require(0 <= self.momentum < 1, f"train.momentum is {self.momentum}; it must lie in [0, 1)")
         foreign = self.optimizer != "sgd" and self.momentum > 0
-        _refuse(foreign, "train.momentum is for sgd; give other optimizers theirs in train.optimizer_parameters")
+        require(not foreign, "train.momentum is for sgd; give other optimizers theirs in train.optimizer_parameters")
         unused = self.optimizer == "sgd" and bool(self.optimizer_parameters)
-        _refuse(unused, "train.optimizer_parameters are not for sgd; name a class of torch.optim in train.optimizer")
+        require(
+            not unused, "train.optimizer_parameters are not for sgd; name a class of torch.optim in train.optimizer"
+        )

@@ -232,6 +232,7 @@ class MemoryLink:
     """One end of a link. A packet that was sent lies on the wire until `_arrive` is called, once per packet."""
 
     __slots__ = (
+        "__weakref__",
         "_closing",
         "_context",
         "_delay",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from random import Random
+from weakref import ref
 
 from p2pfl.link.memory import MemoryLink
 
@@ -23,4 +24,10 @@ class Losses:
         loop = asyncio.get_running_loop()
         if self._rng is None:
             self._rng = Random(f"{self._seed}/loss/{loop.time()}")  # a world that goes on from a checkpoint differs
-        loop.call_later(self._rng.expovariate(self._rate), link.cut, "a random loss")
+        # By a weak reference: most links have ended by then, and there may be a hundred thousand of them.
+        loop.call_later(self._rng.expovariate(self._rate), _cut, ref(link))
+
+
+def _cut(link: ref[MemoryLink]) -> None:
+    if (there := link()) is not None:
+        there.cut("a random loss")

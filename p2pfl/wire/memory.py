@@ -6,14 +6,12 @@ something that is gone, costs nothing.
 from __future__ import annotations
 
 import mmap
-import sys
 import threading
 
 __all__ = ["LARGE_BYTES", "allocate"]
 
 LARGE_BYTES = 32 * 2**20  # smaller pieces are taken from memory that the process has used before
 _KEPT = 3  # pieces of memory that are kept for somebody else
-_UNUSED = 3  # references to pages that nobody looks into: of the list, of the loop's variable, of the question itself
 
 _used: list[mmap.mmap] = []
 _lock = threading.Lock()
@@ -29,10 +27,19 @@ def allocate(size: int) -> memoryview:
 
 def _pages(size: int) -> mmap.mmap:
     for pages in _used:
-        if len(pages) == size and sys.getrefcount(pages) == _UNUSED:
+        if len(pages) == size and _unused(pages):
             return pages
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     pages.madvise(mmap.MADV_HUGEPAGE)
     _used.append(pages)
     del _used[:-_KEPT]  # whoever looks into one that goes keeps it alive
     return pages
+
+
+def _unused(pages: mmap.mmap) -> bool:
+    """Whether no view of them is left: Python refuses to resize what somebody looks into."""
+    try:
+        pages.resize(len(pages))
+    except BufferError:
+        return False
+    return True

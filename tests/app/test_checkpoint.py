@@ -160,6 +160,9 @@ def test_the_command_goes_on_where_the_last_checkpoint_is(tmp_path):
         (("digits.toml", "--resume"), "goes with the folder of a run"),
         (("run", "--resume"), "holds no checkpoint"),
         (("run", "--resume", "--train.lr", "0.77"), "leave out other options"),
+        (("run", "--resume", "--network.latency-ms", "500"), "leave out other options"),
+        (("run", "--resume", "--checkpoint-every", "3"), "leave out other options"),
+        (("digits.toml", "--checkpoint-every", "-1"), "--checkpoint-every is -1"),
     ],
 )
 def test_what_cannot_be_gone_on_with(arguments, mend, tmp_path, capsys):

@@ -60,3 +60,11 @@ def test_the_hash_is_of_every_bit() -> None:
     assert model_hash(vector) == model_hash(other)
     other[3] = torch.nextafter(other[3], torch.tensor(9.0))
     assert model_hash(vector) != model_hash(other)
+
+
+def test_a_new_run_under_an_old_name_finds_nothing_of_the_old_one(tmp_path: Path) -> None:
+    for name in ("checkpoint.safetensors", "model.safetensors", "report.json"):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / name).write_bytes(b"old")
+    with RunFolder(tmp_path, CONFIG, "mine") as folder:
+        assert sorted(file.name for file in folder.path.iterdir()) == ["course.json", "log.txt", "metrics.jsonl"]

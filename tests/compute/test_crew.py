@@ -67,7 +67,7 @@ def jobs(sizes):
 @given(st.lists(st.integers(0, 24), max_size=30), st.integers(1, 4))
 def test_each_job_is_done_once_and_has_its_own_outcome(sizes, count):
     workers = [Fake() for _ in range(count)]
-    found = run_virtual(Crew(workers).run_all(jobs(sizes)))
+    found = run_virtual(Crew(workers, lambda: None).run_all(jobs(sizes)))
     assert [outcome.loss for outcome in found] == list(range(len(sizes)))
     assert sorted(seed for worker in workers for parcel in worker.parcels for seed in parcel) == list(range(len(sizes)))
 
@@ -76,7 +76,7 @@ def test_each_job_is_done_once_and_has_its_own_outcome(sizes, count):
 def test_no_worker_has_much_more_to_do_than_another(sizes, count):
     """A parcel is begun by who is through first, and has no more than half of a fair share: plus one job."""
     workers = [Fake() for _ in range(count)]
-    run_virtual(Crew(workers).run_all(jobs(sizes)))
+    run_virtual(Crew(workers, lambda: None).run_all(jobs(sizes)))
     largest = max(sum(sizes[seed] for seed in parcel) for worker in workers for parcel in worker.parcels)
     assert largest <= math.ceil(sum(sizes) / (2 * count)) + max(sizes)
 
@@ -84,20 +84,20 @@ def test_no_worker_has_much_more_to_do_than_another(sizes, count):
 async def test_small_jobs_go_together_and_few_do_not_wake_everybody():
     small = [replace(job, spec=JOB.spec) for job in jobs([3] * 40)]
     workers = [Fake(), Fake()]
-    await Crew(workers).run_all(small)
+    await Crew(workers, lambda: None).run_all(small)
     assert [len(worker.parcels) for worker in workers] == [1, 0]
 
 
 async def test_a_parcel_has_no_more_results_than_go_into_memory(monkeypatch):
     monkeypatch.setattr("p2pfl.compute.crew._MOST_BYTES", 3 * JOB.result_bytes)
     worker = Fake()
-    await Crew([worker]).run_all([replace(job, spec=JOB.spec) for job in jobs([3] * 7)])
+    await Crew([worker], lambda: None).run_all([replace(job, spec=JOB.spec) for job in jobs([3] * 7)])
     assert list(map(len, worker.parcels)) == [3, 3, 1]
 
 
 async def test_who_has_least_to_do_is_asked_first():
     workers = [Fake(), Fake()]
-    crew = Crew(workers)
+    crew = Crew(workers, lambda: None)
     async with asyncio.TaskGroup() as group:
         for job in jobs([1, 1]):
             group.create_task(crew.run_all([job]))
@@ -106,14 +106,14 @@ async def test_who_has_least_to_do_is_asked_first():
 
 async def test_what_a_worker_had_when_it_died_is_done_again():
     workers = [Fake({2: 1}), Fake({2: 1})]
-    found = await Crew(workers).run_all([replace(job, spec=JOB.spec) for job in jobs([3] * 9)])
+    found = await Crew(workers, lambda: None).run_all([replace(job, spec=JOB.spec) for job in jobs([3] * 9)])
     assert [outcome.loss for outcome in found] == list(range(9))
     assert [2] in workers[0].parcels + workers[1].parcels, "a suspect goes alone"
 
 
 async def test_of_a_job_that_kills_workers_only_two_die():
     workers = [Fake({4: 9}), Fake({4: 9})]
-    found = await Crew(workers).run_all([replace(job, spec=JOB.spec) for job in jobs([3] * 9)])
+    found = await Crew(workers, lambda: None).run_all([replace(job, spec=JOB.spec) for job in jobs([3] * 9)])
     killer = found.pop(4)
     assert isinstance(killer, ComputeError)
     assert "two workers died of this job" in str(killer)
@@ -130,13 +130,13 @@ async def test_a_worker_that_cannot_work_is_an_error_of_its_jobs():
             future.set_exception(ComputeError("no"))
             return future
 
-    found = await Crew([Broken()]).run_all(jobs([1, 1]))
+    found = await Crew([Broken()], lambda: None).run_all(jobs([1, 1]))
     assert [str(error) for error in found] == ["no", "no"]
 
 
 async def test_jobs_of_other_kinds_are_done_here():
     worker = Fake()
-    found = await Crew([worker]).run_all([Call(lambda: 7), *jobs([1]), Call(lambda: 8)])
+    found = await Crew([worker], lambda: None).run_all([Call(lambda: 7), *jobs([1]), Call(lambda: 8)])
     assert found[::2] == [7, 8]
     assert worker.parcels == [[0]]
 
@@ -148,7 +148,7 @@ async def begun(worker):
 
 async def test_a_virtual_clock_stands_while_they_work():
     worker, loop = Fake(), asyncio.get_running_loop()
-    began = asyncio.create_task(Crew([worker]).run_all(jobs([1])))
+    began = asyncio.create_task(Crew([worker], lambda: None).run_all(jobs([1])))
     await begun(worker)
     assert loop.computing == 1
     await began
@@ -158,13 +158,13 @@ async def test_a_virtual_clock_stands_while_they_work():
 
 async def test_who_is_cancelled_leaves_the_worker_to_end_its_parcel():
     worker = Fake()
-    task = asyncio.create_task(Crew([worker]).run_all(jobs([1, 1])))
+    task = asyncio.create_task(Crew([worker], lambda: None).run_all(jobs([1, 1])))
     await begun(worker)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert worker.parcels == [[0]], "the second is never begun"
-    assert [outcome.loss for outcome in await Crew([worker]).run_all(jobs([1]))] == [0]
+    assert [outcome.loss for outcome in await Crew([worker], lambda: None).run_all(jobs([1]))] == [0]
 
 
 def test_vectors_that_several_jobs_have():
@@ -192,3 +192,15 @@ def test_errors_are_sent_in_words(error, kind, text):
     assert type(found) is kind
     assert str(found) == text
     assert "test_errors_are_sent_in_words" in found.__notes__[0]
+
+
+def test_a_crew_that_is_closed_ends_when_the_last_call_has_left():
+    ended = []
+    crew = Crew([], lambda: ended.append(True))
+    with crew.open(), crew.open():
+        crew.close()
+        assert not ended
+        with pytest.raises(RuntimeError, match="has been closed"), crew.open():
+            pass
+        assert not ended
+    assert ended == [True]

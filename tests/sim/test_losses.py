@@ -1,4 +1,6 @@
 import asyncio
+import gc
+import weakref
 from statistics import fmean
 
 import pytest
@@ -85,3 +87,19 @@ async def test_nodes_redial_by_themselves():
         await asyncio.sleep(3600)
         lost, joined = seen.count(PeerLost), seen.count(PeerJoined)
     assert lost > 20 and joined in (lost, lost + 1)
+
+
+def test_links_that_have_ended_are_not_kept_until_they_would_have_broken():
+    async def run():
+        memory = MemoryNetwork(opened=Losses(3600.0, 1))
+        await memory.transport("b").listen("b", lambda link: link.start(Ends()))
+        near = await memory.transport("a").dial("b")
+        near.start(Ends())
+        await near.close()
+        there = weakref.ref(near)
+        del near
+        await asyncio.sleep(1)
+        gc.collect()
+        return there()
+
+    assert run_virtual(run()) is None

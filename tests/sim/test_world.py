@@ -323,21 +323,12 @@ class Leads:
             await asyncio.sleep(1)
 
 
-class Follows:
+class Follows(Works):
     """Works for an hour to answer."""
 
     def __init__(self, compute, seconds):
-        self.compute, self.seconds = compute, seconds
+        super().__init__(compute, seconds)
         self.cancelled = 0
-
-    result_bytes = 0
-
-    @property
-    def examples(self):
-        return int(self.seconds * 5000)
-
-    def __call__(self):
-        return None
 
     async def run(self, node):
         await asyncio.Event().wait()

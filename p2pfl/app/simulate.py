@@ -29,6 +29,7 @@ from p2pfl.compute.processes import Processes
 from p2pfl.courses.course import HoldsModel, Resumes
 from p2pfl.errors import require
 from p2pfl.node.events import CourseEnded, Event, UpdateMissing
+from p2pfl.sim.availability import Availability
 from p2pfl.sim.loop import run_virtual
 from p2pfl.sim.report import Recorder, Round, seconds_to_accuracy
 from p2pfl.sim.world import Observer, World
@@ -88,6 +89,8 @@ def _run(options: SimulateOptions[Any], where: Path, profile: Profile | None) ->
     compute = make_compute(options.compute, auto="cohort")
     start = _start(options, where)
     setup = prepare(options.config)
+    # Before a folder is made, for what it raises: a trace that cannot be read.
+    Availability(options.config.availability, options.config.seed, setup.topology.n)
     if isinstance(compute, Processes):  # before there are threads, such as that of the display
         compute.start([setup.model, setup.dataset])
     display = Display(as_json=options.json, total=options.config.course.rounds)

@@ -20,6 +20,7 @@ P2pflError
 ├── MessageError              a message of our own that cannot be sent (a type, a field, a size)
 ├── RemoteError               the peer's handler failed; names the node, the request and the reason
 ├── CourseError               a course that cannot go on
+├── JournalError              what must outlive the process cannot be written, or read
 └── ComputeError              a job that could not be computed where it was sent
 """
 
@@ -116,6 +117,10 @@ class RemoteError(P2pflError):
 
 class CourseError(P2pflError):
     """A course cannot go on."""
+
+
+class JournalError(P2pflError):
+    """What must outlive the process cannot be written, or what was written cannot be read."""
 
 
 class ComputeError(P2pflError):

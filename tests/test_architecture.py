@@ -19,15 +19,15 @@ LAYERS = (
     ("errors",),
     ("wire", "crypto", "topology"),
     ("link",),
-    ("node", "learn", "aggregators", "privacy", "compute"),
+    ("node", "learn", "aggregators", "privacy", "compute", "journal"),
     ("courses",),
     ("attacks", "tuning"),
     ("app", "sim"),
 )
-STRANGERS = {"node": {"learn", "aggregators", "privacy", "compute"}}  # on one layer, and not for each other
+STRANGERS = {"node": {"learn", "aggregators", "privacy", "compute", "journal"}}  # on one layer, and not for each other
 COMPOSITION_ROOTS = {"__init__", "node.__main__"}  # put the layers together
 
-LEARNING = {"learn", "aggregators", "privacy", "compute", "courses", "attacks", "tuning", "app", "sim"}
+LEARNING = {"learn", "aggregators", "privacy", "compute", "journal", "courses", "attacks", "tuning", "app", "sim"}
 CONFINED = {  # library -> folders or modules that may import it
     "torch": LEARNING,
     "numpy": {"topology", *LEARNING},

@@ -48,7 +48,7 @@ class Checkpoint:
     def save(self, folder: Path) -> None:
         """Write it, whole or not at all."""
         tensors: dict[str, Tensor] = {}
-        plain: dict[str, float] = {}
+        plain: dict[str, float | str] = {}
         for seat, states in self.roles.items():
             for number, state in enumerate(states):
                 for name, value in state.items():
@@ -72,11 +72,11 @@ class Checkpoint:
             )
         try:
             with safe_open(path, "pt") as file:
-                values: dict[str, Tensor | int | float] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+                values: dict[str, Tensor | int | float | str] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
                 text = file.metadata() or {}
-            values |= msgspec.json.decode(text["plain"], type=dict[str, int | float])
+            values |= msgspec.json.decode(text["plain"], type=dict[str, int | float | str])
             standing = msgspec.json.decode(text["standing"], type=Standing)
-            roles: dict[int, dict[int, dict[str, Tensor | int | float]]] = {}
+            roles: dict[int, dict[int, dict[str, Tensor | int | float | str]]] = {}
             for key, value in values.items():
                 seat, number, name = key.split("/", 2)
                 roles.setdefault(int(seat), {}).setdefault(int(number), {})[name] = value

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from p2pfl.courses.learner import Learner
+from p2pfl.journal.journal import Journal
+from p2pfl.journal.state import State
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.schedule import Schedule
 
@@ -24,13 +26,14 @@ class Place:
     learner: Learner
     settings: Any  # of the course's own class; the file that wrote the class reads it
     stop: int | None = None  # the round, from 0, before which to pause: the role's state goes on elsewhere; None: never
+    journal: Journal | None = None  # where what must outlive the process is kept; None: nothing need outlive it
 
 
-RoleState = Mapping[str, Tensor | int | float]
+RoleState = State
 """What a role is between two rounds, by name. Tensors are not written to afterwards."""
 
 
-def as_tensor(value: Tensor | int | float) -> Tensor:
+def as_tensor(value: Tensor | int | float | str) -> Tensor:
     """An entry of a state that is a tensor."""
     assert isinstance(value, Tensor), f"a tensor was kept here, not {value!r}"
     return value

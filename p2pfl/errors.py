@@ -19,6 +19,7 @@ P2pflError
 │   └── RemoteProtocolError   the peer sent what the protocol forbids
 ├── MessageError              a message of our own that cannot be sent (a type, a field, a size)
 ├── RemoteError               the peer's handler failed; names the node, the request and the reason
+│   └── RemoteUnready         no role of the peer handles the request: it may come yet
 ├── CourseError               a course that cannot go on
 ├── JournalError              what must outlive the process cannot be written, or read
 └── ComputeError              a job that could not be computed where it was sent
@@ -113,6 +114,10 @@ class RemoteError(P2pflError):
         self.node = node
         self.request = request
         self.reason = reason
+
+
+class RemoteUnready(RemoteError):
+    """No role of the peer handles the request. One may come yet: a node that has just started first looks around."""
 
 
 class CourseError(P2pflError):

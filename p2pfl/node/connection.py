@@ -8,9 +8,17 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, NamedTuple
 
-from p2pfl.errors import LinkError, LinkSilent, MessageError, P2pflError, RemoteError, RemoteProtocolError
+from p2pfl.errors import (
+    LinkError,
+    LinkSilent,
+    MessageError,
+    P2pflError,
+    RemoteError,
+    RemoteProtocolError,
+    RemoteUnready,
+)
 from p2pfl.link.base import Link
-from p2pfl.node.dispatch import HandlerError
+from p2pfl.node.dispatch import HandlerError, Unready
 from p2pfl.wire.codec import Body, Incoming
 from p2pfl.wire.message import Message
 from p2pfl.wire.packet import Packet
@@ -31,10 +39,12 @@ from p2pfl.wire.session import (
 if TYPE_CHECKING:
     from p2pfl.node.peer import Peer
 
-__all__ = ["Connection", "Sink"]
+__all__ = ["LINK_LOST", "Connection", "Sink"]
 
 Sink = Callable[["Message | P2pflError"], None]
 """Takes the answer to an ask, or why there is none. Called once, unless the ask was cancelled."""
+LINK_LOST = "the link was lost"
+"""The message of the CancelledError in a handler whose asker may come back and ask again; else there is none."""
 _HANDLERS_AT_ONCE = 8
 _LINGER_SECONDS = 5.0  # a retired link stays at least so long
 _QUIET_BYTES = 16 * 1024  # in that time keepalive brings less than this, a transfer that gets on brings more
@@ -147,8 +157,8 @@ class Connection:
                 self._arrived(number, content)
             case Replied(number, content):
                 self._replied(number, content)
-            case Failed(number, reason):
-                self._answer(number, reason)
+            case Failed(number, reason, unready):
+                self._answer(number, reason, RemoteUnready if unready else RemoteError)
             case Cancelled(number):
                 self._cancel_handler(number)
             case Credited():
@@ -170,7 +180,8 @@ class Connection:
         self._make_room()
         asks, self._asks = self._asks, {}
         for ask in asks.values():
-            ask.sink(self._failure(ask.tag, str(error)) if isinstance(error, RemoteProtocolError) else error)
+            broken = isinstance(error, RemoteProtocolError)
+            ask.sink(RemoteError(self.peer.label, ask.tag, str(error)) if broken else error)
         if isinstance(error, RemoteProtocolError) and not self._condemned:
             self.peer.strike(str(error))
 
@@ -190,15 +201,12 @@ class Connection:
         else:
             self._answer(number, reply)
 
-    def _answer(self, number: int, answer: Message | str) -> None:
+    def _answer(self, number: int, answer: Message | str, failure: type[RemoteError] = RemoteError) -> None:
         """Hand over the reply to an ask of ours, or the reason why it failed."""
         ask = self._asks.pop(number)
-        ask.sink(self._failure(ask.tag, answer) if isinstance(answer, str) else answer)
+        ask.sink(failure(self.peer.label, ask.tag, answer) if isinstance(answer, str) else answer)
         if self._room:
             self._make_room()
-
-    def _failure(self, tag: str, reason: str) -> RemoteError:
-        return RemoteError(self.peer.label, tag, reason)
 
     # -- handling --------------------------------------------------------------------------------------------------
 
@@ -217,7 +225,7 @@ class Connection:
         """Nobody will hear an answer any more. What the peer has told us before it went counts all the same."""
         for task, number in self._running.items():
             if number is not None:
-                task.cancel()
+                task.cancel(LINK_LOST)
         queue, self._queue = self._queue, deque()
         for number, content in queue:
             if number is None:
@@ -244,28 +252,28 @@ class Connection:
         task.add_done_callback(self._handled)
 
     async def _handle(self, number: int | None, content: Incoming) -> None:
-        body, reason = None, ""
+        body, reason, unready = None, "", False
         try:
             body = await self.peer.dispatch.run(self.peer, content, asked=number is not None)
         except RemoteProtocolError as error:
             reason = str(error)
             self._strike(error)
         except HandlerError as error:
-            reason = str(error)
+            reason, unready = str(error), isinstance(error, Unready)
         if number is not None:
-            self._send_answer(number, body, reason)
+            self._send_answer(number, body, reason, unready=unready)
             if body is not None and body.buffers:
                 self._running[asyncio.current_task()] = _ANSWERED  # type: ignore[index]  # a coroutine runs in a task
                 await self.link.drain()  # while the peer does not read, it has no further asks handled
 
-    def _send_answer(self, number: int, body: Body | None, reason: str) -> None:
+    def _send_answer(self, number: int, body: Body | None, reason: str, *, unready: bool) -> None:
         if body is not None:
             try:
                 self.link.send(self.session.reply(number, body))
                 return
             except MessageError as error:
                 reason = f"the reply cannot be sent: {error}"
-        self.link.send(self.session.fail(number, reason))
+        self.link.send(self.session.fail(number, reason, unready=unready))
 
     def _handled(self, task: asyncio.Task[None]) -> None:
         """A handler has ended. It may not have begun: a task can be cancelled before its first step."""

@@ -17,7 +17,7 @@ from p2pfl.wire.tensor import Schema, schema_bytes
 if TYPE_CHECKING:
     from p2pfl.node.peer import Peer
 
-__all__ = ["Dispatch", "HandlerError"]
+__all__ = ["Dispatch", "HandlerError", "Unready"]
 
 log = logging.getLogger("p2pfl.node")
 _MODELS_AT_ONCE = 2  # in one message; each is of agreed tensors
@@ -25,6 +25,10 @@ _MODELS_AT_ONCE = 2  # in one message; each is of agreed tensors
 
 class HandlerError(Exception):
     """What the asker is told instead of a reply."""
+
+
+class Unready(HandlerError):
+    """No role of ours handles the request, so far."""
 
 
 class _Entry(NamedTuple):
@@ -112,7 +116,7 @@ class Dispatch:
         entry = self._table.get(content.tag)
         if entry is None:
             reason = f"nothing here handles {content.tag[:40]!r}"
-            raise HandlerError(reason) if asked else RemoteProtocolError(reason)  # the role may come yet: ask again
+            raise Unready(reason) if asked else RemoteProtocolError(reason)
         if asked is (entry.reply is None):
             raise RemoteProtocolError(f"{entry.kind.tag} is not to be {'asked' if asked else 'told'}")
         message = self.checked(entry.kind, content)

@@ -250,9 +250,11 @@ class Node:
         """End the links to peers that are needed no more, and forget the peers."""
         await dismiss(self, self._peers, peers)
 
-    def ask_all(self, peers: Iterable[Peer], request: Request[ReplyT]) -> Replies[ReplyT]:
-        """Ask many at once; the request is encoded once. See Replies."""
-        return Replies(self, peers, request)
+    def ask_all(
+        self, peers: Iterable[Peer], request: Request[ReplyT], *, rejoin_seconds: float = 0.0
+    ) -> Replies[ReplyT]:
+        """Ask many at once; the request is encoded once. Who is lost has so long to come back. See Replies."""
+        return Replies(self, peers, request, rejoin_seconds)
 
     async def tell_all(self, peers: Iterable[Peer], message: Message) -> list[Peer]:
         """Tell many; the message is encoded once. Those that were not reached are given back.

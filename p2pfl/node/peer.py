@@ -33,10 +33,13 @@ class Peer:
 
     __slots__ = (
         "_active", "_conduct", "_connections", "_gone", "_leaving", "_loss", "_node", "_past", "_quota", "id",
+        "lost_at",
     )  # fmt: skip
 
     def __init__(self, node: Node, peer_id: str) -> None:
         self.id = peer_id
+        self.lost_at: float | None = None
+        """When its last link broke, on the loop's clock, even if it is back; None after a goodbye."""
         self._node = node
         self._active: Connection | None = None  # what is sent upon
         self._connections: list[Connection] = []  # all that are open: the active one, and those that end
@@ -214,6 +217,7 @@ class Peer:
         """The other end stops. It still answers what it was asked, and is asked and told no more."""
         self._leaving.add(connection)
         if connection is self._active:
+            self.lost_at = None
             self._fall_back(f"it said goodbye: {reason}")
 
     def detached(self, connection: Connection, error: LinkError) -> None:
@@ -223,6 +227,7 @@ class Peer:
         self._leaving.discard(connection)
         self._node.adopt(connection.handlers)
         if connection is self._active:
+            self.lost_at = None if isinstance(error, LinkClosed) else asyncio.get_running_loop().time()
             self._fall_back(str(error))
         self._node.stir()  # who waits to hear from it looks again
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, Self, TypeGuard, TypeVar, cast
 
-from p2pfl.errors import LinkError, P2pflError
+from p2pfl.errors import LinkClosed, LinkError, P2pflError, RemoteUnready
 from p2pfl.node.connection import Connection
 from p2pfl.node.peer import Peer
 from p2pfl.wire.codec import Body, encode
@@ -27,22 +28,29 @@ class Replies(Generic[ReplyT]):
 
     The loop ends when every peer has replied or failed. Leaving the block cancels what is still open, at both ends.
     `failed` holds the error of each peer that did not reply so far: a lost link, or a handler that raised.
+
+    Who is lost without a goodbye is waited for, `rejoin_seconds` long, and asked again when it is back: its handler may
+    see one request several times.
     """
 
-    def __init__(self, node: Node, peers: Iterable[Peer], request: Request[ReplyT]) -> None:
+    def __init__(
+        self, node: Node, peers: Iterable[Peer], request: Request[ReplyT], rejoin_seconds: float = 0.0
+    ) -> None:
         self.failed: dict[Peer, P2pflError] = {}
         self.waiting: set[Peer] = set(peers)  # asked, neither replied nor failed
         self._node = node
+        self._rejoin_seconds = rejoin_seconds
         self._request = request
         self._reply = reply_type(type(request))
         self._open: dict[Peer, tuple[Connection, int]] = {}
         self._arrived: deque[tuple[Peer, ReplyT]] = deque()
         self._more: asyncio.Future[None] | None = None  # made by a loop that waits
-        self._behind: list[asyncio.Task[None]] = []  # asks that wait for room at their peer
+        self._behind: set[asyncio.Task[None]] = set()  # asks that wait for room at their peer, or for its return
+        self._patience: dict[Peer, float] = {}  # until when those are waited for that were lost
         self._over = False
 
     async def __aenter__(self) -> Self:
-        body = encode(self._request)
+        body = self._body = encode(self._request)
         try:
             for peer in sorted(self.waiting, key=lambda peer: (peer.seat is None, peer.seat, peer.id)):
                 self._begin(peer, body)
@@ -79,20 +87,48 @@ class Replies(Generic[ReplyT]):
             if connection.session.asks_left:
                 self._ask(peer, connection, body)
             else:
-                self._behind.append(asyncio.create_task(self._ask_later(peer, body)))
+                self._later(self._ask_later(peer, body))
 
     def _ask(self, peer: Peer, connection: Connection, body: Body) -> None:
         def sink(result: Message | P2pflError) -> None:
             del self._open[peer]
-            self._settle(peer, result)
+            if self._rejoin_seconds and _may_come_back(result):
+                self._later(self._ask_again(peer, result, self._until(peer)))
+            else:
+                self._settle(peer, result)
 
         self._open[peer] = connection, connection.ask(body, self._reply, sink)
+
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)
 
     async def _ask_later(self, peer: Peer, body: Body) -> None:
         try:
             self._ask(peer, await peer.room_to_ask(), body)
         except P2pflError as error:
             self._settle(peer, error)
+
+    def _until(self, peer: Peer) -> float:
+        """How long it is waited for. Who is lost again soon after is not waited for anew, or it could go on for ever."""
+        now = asyncio.get_running_loop().time()
+        if now > self._patience.get(peer, -math.inf) + self._rejoin_seconds:
+            self._patience[peer] = now + self._rejoin_seconds
+        return self._patience[peer]
+
+    async def _ask_again(self, peer: Peer, error: LinkError | RemoteUnready, until: float) -> None:
+        """Once it is back. One that is linked and not ready yet says in the membership table when it is."""
+        try:
+            async with asyncio.timeout_at(until):
+                if isinstance(error, RemoteUnready):
+                    await self._node.change()
+                while not peer.connected:
+                    await self._node.change()
+        except TimeoutError:
+            self._settle(peer, error)
+        else:
+            await self._ask_later(peer, self._body)
 
     def _settle(self, peer: Peer, result: Message | P2pflError) -> None:
         self.waiting.discard(peer)
@@ -105,8 +141,14 @@ class Replies(Generic[ReplyT]):
 
     def _cancel(self) -> None:
         self._over = True
+        self._rejoin_seconds = 0.0
         for task in self._behind:
             task.cancel()
         for connection, number in self._open.values():
             connection.cancel(number)
         self._open.clear()
+
+
+def _may_come_back(result: Message | P2pflError) -> TypeGuard[LinkError | RemoteUnready]:
+    """Whether an ask ended because a peer is cut off, or has only just come back: not if it said goodbye."""
+    return isinstance(result, (LinkError, RemoteUnready)) and not isinstance(result, LinkClosed)

@@ -47,6 +47,7 @@ class Replied(NamedTuple):
 class Failed(NamedTuple):
     number: int
     reason: str
+    unready: bool = False  # nobody there handles such a request yet
 
 
 class Cancelled(NamedTuple):
@@ -150,10 +151,13 @@ class Session:
         self._open_in.discard(number)
         return pack("reply", number, body)
 
-    def fail(self, number: int, reason: str) -> Packet:
-        """Answer a peer's ask with a failure; `reason` is cut to 1,000 characters."""
+    def fail(self, number: int, reason: str, *, unready: bool = False) -> Packet:
+        """Answer a peer's ask with a failure; `reason` is cut to 1,000 characters.
+
+        `unready`: nobody here handles such a request yet.
+        """
         self._open_in.discard(number)
-        return pack("fail", number, reason=_printable(reason))
+        return pack("fail", number, reason=_printable(reason), unready=unready)
 
     def handled(self) -> Packet | None:
         """A tell of the peer has been dealt with. Now and then this gives a credit packet to send."""
@@ -191,8 +195,8 @@ class Session:
             case "reply":
                 return Replied(number, content) if self._answered(number) else Credited()
             case "fail":
-                reason = _text(content, "reason")
-                return Failed(number, reason) if self._answered(number) else Credited()
+                reason, unready = _text(content, "reason"), content.fields.get("unready") is True
+                return Failed(number, reason, unready) if self._answered(number) else Credited()
             case "cancel":
                 return Cancelled(number) if number in self._open_in else None
             case "credit":

@@ -8,11 +8,16 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from p2pfl.errors import LinkClosed, LinkTruncated, MessageError, RemoteError
+from p2pfl.errors import LinkClosed, LinkTruncated, MessageError, RemoteError, RemoteUnready
 from p2pfl.link.memory import MemoryNetwork
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
+from p2pfl.wire.message import Request
 from tests.node.kit import QUIET, Gated, Ping, Pong, Stranger, make, steps, until
+
+
+class Mystery(Request[Pong]):
+    """Nobody handles it."""
 
 
 class Timed:
@@ -229,3 +234,79 @@ async def test_cancellation_at_any_moment_leaves_nothing_open(star: Star, turns:
         await asyncio.wait((task,))
         await steps()
         assert star.idle
+
+
+async def test_who_is_cut_off_is_asked_again_when_it_is_back(star: Star) -> None:
+    async with star.hub.ask_all(star.peers, Ping(7), rejoin_seconds=30) as replies:
+        await asyncio.sleep(2.5)
+        star.network.cut("hub", "w3")
+        seen = [peer.id async for peer, _ in replies]
+    assert seen == ["w1", "w2", "w0", "w4", "w3"]
+    assert [role.begun for role in star.roles] == [1, 1, 1, 2, 1]
+    assert not replies.failed
+    assert star.peers[3].lost_at is not None
+
+
+async def test_who_stays_away_is_waited_for_so_long(star: Star) -> None:
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    async with star.hub.ask_all(star.peers, Ping(7), rejoin_seconds=30) as replies:
+        await asyncio.sleep(1.5)
+        star.network.take_offline("w3")
+        seen = [peer.id async for peer, _ in replies]
+    assert loop.time() - start == pytest.approx(31.5)
+    assert seen == ["w1", "w2", "w0", "w4"]
+    assert isinstance(replies.failed[star.peers[3]], LinkTruncated)
+
+
+async def test_who_says_goodbye_is_not_waited_for(star: Star) -> None:
+    loop = asyncio.get_running_loop()
+    async with star.hub.ask_all([star.peers[3]], Ping(7), rejoin_seconds=30) as replies:
+        start = loop.time()
+        stopping = asyncio.create_task(star.nodes[3].stop())
+        assert [peer async for peer, _ in replies] == []
+        await stopping
+    assert loop.time() - start < 6
+    assert star.peers[3] in replies.failed
+    assert star.peers[3].lost_at is None
+
+
+async def test_who_is_lost_over_and_over_is_not_waited_for_without_end(star: Star) -> None:
+    star.roles[3].delay = 1000
+
+    async def flap() -> None:
+        while True:
+            await asyncio.sleep(5)
+            star.network.cut("hub", "w3")
+
+    flapping = asyncio.create_task(flap())
+    async with asyncio.timeout(100), star.hub.ask_all([star.peers[3]], Ping(7), rejoin_seconds=30) as replies:
+        assert [peer async for peer, _ in replies] == []
+    flapping.cancel()
+    assert star.peers[3] in replies.failed
+
+
+async def test_a_role_that_comes_later_is_asked_then(star: Star) -> None:
+    newcomer = make(star.network, "new", seat=9, settings=QUIET, peers=["hub"])
+    async with newcomer:
+        await until(lambda: star.hub.peer("new").connected)
+        async with star.hub.ask_all([star.hub.peer("new")], Ping(3), rejoin_seconds=30) as replies:
+            await asyncio.sleep(1)
+            newcomer.add(Timed(1))
+            await newcomer.members.announce(seat=10)
+            assert [reply async for _, reply in replies] == [Pong(3)]
+        async with star.hub.ask_all([star.hub.peer("w0")], Mystery(), rejoin_seconds=3) as strange:
+            assert [peer async for peer, _ in strange] == []
+        assert isinstance(strange.failed[star.hub.peer("w0")], RemoteUnready)
+
+
+async def test_leaving_the_block_ends_the_waiting_for_those_who_are_away(star: Star) -> None:
+    async with star.hub.ask_all(star.peers, Ping(7), rejoin_seconds=30) as replies:
+        star.network.take_offline("w3")
+        async for _ in replies:
+            break
+    assert star.peers[3] in replies.waiting
+    star.network.bring_online("w3")
+    await asyncio.sleep(60)
+    assert star.hub.peer("w3").connected
+    assert star.roles[3].begun == 0

@@ -78,6 +78,14 @@ def test_ask_and_fail() -> None:
     assert near.asks_left == LIMITS.asks
 
 
+def test_a_failure_says_whether_somebody_may_handle_it_later() -> None:
+    near, far = session(), session()
+    number, packet = near.ask(body())
+    far.receive(packet, 0)
+    failure = near.receive(far.fail(number, "nobody handles it", unready=True), 0)
+    assert failure == Failed(number, "nobody handles it", unready=True)
+
+
 @pytest.mark.parametrize("say", [lambda far, text: far.fail(1, text), lambda far, text: far.bye(text)])
 def test_reasons_are_bounded_and_always_encodable(say) -> None:
     near, far = session(), session()

@@ -24,7 +24,7 @@ from p2pfl.app.cli import main
 from p2pfl.app.config import Config, course_hash, from_mapping
 from p2pfl.app.host import Host, host_command
 from p2pfl.app.registrar import FetchCourse, Join
-from p2pfl.app.run import model_hash
+from p2pfl.learn.params import model_hash
 from p2pfl.compute.inline import Inline
 from p2pfl.courses.course import HoldsModel
 from p2pfl.errors import ConfigError
@@ -217,7 +217,7 @@ class Saboteur:
         lie = self.lies.pop(0) if self.lies else None
         if lie is None:
             await asyncio.Event().wait()
-        return Update(lie or ask.params, 1, None)
+        return Update(ask.round, lie or ask.params, 1, None)
 
     @Finish.handler
     async def finish(self, message: Finish, peer: Peer) -> None:

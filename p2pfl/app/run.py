@@ -11,7 +11,6 @@ runs/fedavg-1a2b3c-20260102-030405/
 
 from __future__ import annotations
 
-import hashlib
 import time
 from pathlib import Path
 from types import TracebackType
@@ -24,16 +23,11 @@ from torch import Tensor
 from p2pfl.app.checkpoint import CHECKPOINT
 from p2pfl.app.config import Config, course_hash, to_mapping
 from p2pfl.errors import ConfigError
-from p2pfl.learn.params import Layout
+from p2pfl.learn.params import Layout, model_hash
 
-__all__ = ["RunFolder", "model_hash"]
+__all__ = ["RunFolder"]
 
 _OF_A_RUN = (CHECKPOINT, "model.safetensors", "report.json")
-
-
-def model_hash(params: Tensor) -> str:
-    """A digest of a flat vector's bytes: equal if and only if the models are equal to the last bit."""
-    return hashlib.blake2b(params.detach().numpy().tobytes(), digest_size=16, person=b"p2pfl-model").hexdigest()
 
 
 class RunFolder:

@@ -22,7 +22,8 @@ from p2pfl.app.config import Config, course_hash, load_config
 from p2pfl.app.console import Display, table
 from p2pfl.app.options import parse_options
 from p2pfl.app.profile import Profile, profile_table, profiling
-from p2pfl.app.run import RunFolder, model_hash
+from p2pfl.app.run import RunFolder
+from p2pfl.learn.params import model_hash
 from p2pfl.compute.cohort import Cohort
 from p2pfl.compute.job import Compute
 from p2pfl.compute.processes import Processes

@@ -18,10 +18,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
+from p2pfl.courses.durable import Durable
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update, number, require_seat
+from p2pfl.courses.outbox import Outbox
 from p2pfl.courses.rounds import Clients, Collected, RoundRules
 from p2pfl.errors import CourseError, require
+from p2pfl.journal.certificate import Certificate
+from p2pfl.journal.journal import Journal
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
@@ -30,6 +34,7 @@ from p2pfl.topology.graph import Topology
 __all__ = ["FEDAVG", "FedAvgSettings", "Server", "Trainer"]
 
 _LINGER_SECONDS = 5.0
+_FIRST_TERM = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,15 @@ class FedAvgSettings:
     """Share of the cohort whose updates are enough; the others of the round are cancelled."""
     deadline_seconds: float = 0.0
     """A round's training ends after so long with what has arrived, and so does an evaluation; 0: no deadline."""
+    grace_seconds: float = 0.0
+    """Once the quorum is reached, the others have so long to be part of the round too."""
+    rejoin_seconds: float = 30.0
+    """A client that is cut off has so long to come back, and is asked again; 0: the round goes on without it."""
+    exclude_after: int = 3
+    """A client that fails so many rounds in succession is left out of the next, then of the next two, four ...; 0:
+    never."""
+    most_examples: int = 100_000_000
+    """An update that claims to be of more examples is refused."""
     weights: str = "examples"
     """`examples`: an update weighs as many as its client has; `equal`: all weigh the same."""
     min_clients: int = 0
@@ -63,11 +77,11 @@ class FedAvgSettings:
     """The course's result: the model of the `last` round, or the `best` by accuracy (by loss, if there is none)."""
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "evaluate_every"):
+        for name in ("rounds", "evaluate_every", "most_examples"):
             require(getattr(self, name) >= 1, f"course.{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("fraction", "quorum"):
             require(0 < getattr(self, name) <= 1, f"course.{name} is {getattr(self, name)}; it must lie in (0, 1]")
-        for name in ("over_selection", "deadline_seconds", "min_clients", "patience", "target_accuracy"):
+        for name in _NOT_NEGATIVE:
             require(getattr(self, name) >= 0, f"course.{name} is {getattr(self, name)}; it must not be negative")
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
@@ -80,10 +94,18 @@ class FedAvgSettings:
             over_selection=self.over_selection,
             quorum=self.quorum,
             deadline_seconds=self.deadline_seconds,
+            grace_seconds=self.grace_seconds,
+            rejoin_seconds=self.rejoin_seconds,
+            exclude_after=self.exclude_after,
+            most_examples=self.most_examples,
             by_examples=self.weights == "examples",
         )
 
 
+_NOT_NEGATIVE = (
+    "over_selection", "deadline_seconds", "grace_seconds", "rejoin_seconds", "exclude_after", "min_clients", "patience",
+    "target_accuracy",
+)  # fmt: skip
 _CHOICES = {
     "weights": ("examples", "equal"),
     "evaluate": ("server", "clients", "both", "none"),
@@ -95,7 +117,12 @@ class Server:
     """Leads the course: draws cohorts, averages, evaluates, decides when it is over."""
 
     def __init__(
-        self, learner: Learner, settings: FedAvgSettings, clients: Iterable[int], stop: int | None = None
+        self,
+        learner: Learner,
+        settings: FedAvgSettings,
+        clients: Iterable[int],
+        stop: int | None = None,
+        journal: Journal | None = None,
     ) -> None:
         """`clients`: the seats that are asked to train; `stop`: the round, from 0, before which to pause."""
         self.params: Tensor = learner.model.initial
@@ -104,16 +131,19 @@ class Server:
         self._updates = 0
         self._learner = learner
         self._settings = settings
-        self._clients = Clients(clients, settings.rules, learner)
+        self._durable = Durable(journal)
+        self._clients = Clients(clients, settings.rules, learner, certify=journal is not None)
         self._best = Best(settings)
 
     async def run(self, node: Node) -> None:
         node.agree(self._learner.schema)
-        await self._clients.assemble(node, self._settings.min_clients or len(self._clients.seats))
-        reason = None
+        if self._round:
+            await self._clients.reassemble(node)
+        else:
+            await self._clients.assemble(node, self._settings.min_clients or len(self._clients.seats))
+        reason = None if self._round < self._settings.rounds else self._all_done()
         while reason is None and self._round < self._stop:
             reason = await self._play_round(node, self._round)
-            self._round += 1
         if reason is not None and self._settings.keep == "best" and self._best.params is not None:
             self.params = self._best.params
         await self._finish(node, self._round)
@@ -128,9 +158,19 @@ class Server:
         collected = await self._train(node, round)
         self._updates += collected.count
         metrics = await self._evaluate(node, round, collected)
+        self._round = round + 1
+        await self._durable.commit(node, round + 1, self.state(), metrics, await self._certificate(round, collected))
         node.emit(RoundEnded(round + 1, collected.count, metrics))
-        last = round + 1 == self._settings.rounds
-        return self._best.ended(metrics) or (f"all {round + 1} rounds are done" if last else None)
+        return self._best.ended(metrics) or (self._all_done() if self._round == self._settings.rounds else None)
+
+    def _all_done(self) -> str:
+        return f"all {self._settings.rounds} rounds are done"
+
+    async def _certificate(self, round: int, collected: Collected) -> Certificate | None:
+        if self._durable.journal is None:
+            return None
+        aggregate = await self._learner.digest(self.params)
+        return Certificate(self._durable.run, round, _FIRST_TERM, aggregate, collected.contributions)
 
     def state(self) -> RoleState:
         counts = {"round": self._round, "updates": self._updates}
@@ -145,7 +185,8 @@ class Server:
         """Give the result to every client; who is cut off at this moment has a little time to come back for it."""
         message, owed = Finish(rounds, self._learner.tensors(self.params)), set(self._clients.awake(node))
         with suppress(TimeoutError), node.waiting("clients that were cut off, to give them the result"):
-            async with asyncio.timeout(_LINGER_SECONDS):
+            now = asyncio.get_running_loop().time()
+            async with asyncio.timeout_at(max(now + _LINGER_SECONDS, self._clients.back_by(node))):
                 while True:
                     linked = await node.meet(owed, at_least=0)
                     missed = await node.tell_all(linked, message)
@@ -227,23 +268,26 @@ class Best:
 class Trainer:
     """A client: trains when its server asks it to, until the course is over."""
 
-    def __init__(self, learner: Learner, server: int) -> None:
+    def __init__(self, learner: Learner, server: int, journal: Journal | None = None) -> None:
         """`server`: the seat that it obeys, and no other."""
         self.params: Tensor = learner.model.initial
         self._learner = learner
         self._server = server
+        self._outbox = Outbox(learner, Durable(journal))
         self._over = asyncio.Event()
 
     async def run(self, node: Node) -> None:
         node.agree(self._learner.schema)
-        with node.waiting("the end of the course"):
-            await self._over.wait()
+        try:
+            with node.waiting("the end of the course"):
+                await self._over.wait()
+        finally:
+            self._outbox.drop()
 
     @Train.handler
     async def train(self, ask: Train, peer: Peer) -> Update:
         require_seat(peer, self._server)
-        result = await self._learner.fit(self._learner.vector(ask.params), ask.round)
-        return Update(self._learner.tensors(result.params), result.num_examples, number(result.loss))
+        return await self._outbox.update(peer.node, ask.round, self._learner.vector(ask.params))
 
     @Evaluate.handler
     async def evaluate(self, ask: Evaluate, peer: Peer) -> Score:
@@ -262,8 +306,9 @@ class Trainer:
 
 def _play(place: Place) -> tuple[object, ...]:
     if place.seat == 0:
-        return (Server(place.learner, place.settings, place.topology.union.neighbors(0), place.stop),)
-    return (Trainer(place.learner, 0),)
+        clients = place.topology.union.neighbors(0)
+        return (Server(place.learner, place.settings, clients, place.stop, place.journal),)
+    return (Trainer(place.learner, 0, place.journal),)
 
 
 def _needs(topology: Topology) -> str | None:

@@ -80,13 +80,14 @@ class Edge:
         node = await self._obey(peer)
         params: Tensor = self._learner.vector(ask.params)
         for edge_round in range(self._edge_rounds):
-            cohort = await self._clients.cohort(node, self._learner.seat, ask.round, edge_round)
-            step = Train(ask.round * self._edge_rounds + edge_round, self._learner.tensors(params))
+            round = ask.round * self._edge_rounds + edge_round
+            cohort = await self._clients.cohort(node, round, self._learner.seat)
+            step = Train(round, self._learner.tensors(params))
             collected = await self._clients.train(node, cohort, step)
             if collected.params is None:
                 raise CourseError("none of the clients of this edge gave an update")
             params = collected.params
-        return Update(self._learner.tensors(params), collected.num_examples, collected.loss)
+        return Update(ask.round, self._learner.tensors(params), collected.num_examples, collected.loss)
 
     @Evaluate.handler
     async def evaluate(self, ask: Evaluate, peer: Peer) -> Score:

@@ -15,6 +15,7 @@ __all__ = ["Evaluate", "Finish", "Score", "Train", "Update", "number", "require_
 class Update(Message):
     """The answer to Train: a model, and what it weighs."""
 
+    round: int
     params: Tensors
     num_examples: int
     loss: float | None  # over the examples seen in training; None if there were none

@@ -9,23 +9,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
-from typing import TypeVar
 
 from torch import Tensor
 
 from p2pfl.aggregators.mean import WeightedMean
+from p2pfl.courses.attendance import Attendance
 from p2pfl.courses.learner import Learner, seed_of
-from p2pfl.courses.messages import Evaluate, Score, Train
+from p2pfl.courses.messages import Evaluate, Score, Train, Update
 from p2pfl.errors import RemoteProtocolError
-from p2pfl.node.events import UpdateMissing
+from p2pfl.journal.certificate import Contribution
+from p2pfl.node.events import Event, UpdateMissing
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
-from p2pfl.node.replies import Replies
-from p2pfl.wire.message import Message
 
-__all__ = ["Clients", "Collected", "RoundRules"]
+__all__ = ["ClientExcluded", "ClientReadmitted", "Clients", "Collected", "RoundRules"]
 
-ReplyT = TypeVar("ReplyT", bound=Message)
+_LATE = "nothing came before the deadline"
 _PAUSE_SECONDS = 1.0
 _AT_ONCE = 1000  # clients that are asked together where all are asked
 
@@ -43,6 +42,10 @@ class RoundRules:
     over_selection: float = 0.0  # so many more are asked, as a share of the cohort
     quorum: float = 1.0  # share of the cohort whose updates are enough
     deadline_seconds: float = 0.0  # 0: none
+    grace_seconds: float = 0.0  # what those have who are late, once there is a quorum
+    rejoin_seconds: float = 0.0  # what those have to come back who are cut off
+    exclude_after: int = 0  # failures in succession after which a client is left out for a while; 0: never
+    most_examples: int = 100_000_000  # that one update may claim
     by_examples: bool = True  # weigh updates by the number of examples, else equally
 
     def asked(self, clients: int) -> int:
@@ -62,6 +65,30 @@ def _ceil(number: float) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientExcluded(Event):
+    """A client that has failed in several rounds is left out of the next."""
+
+    round: int
+    peer: str
+    rounds: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.peer} is left out for {self.rounds} rounds after round {self.round}; at last {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientReadmitted(Event):
+    """A client that had been left out has given an update again."""
+
+    round: int
+    peer: str
+
+    def __str__(self) -> str:
+        return f"{self.peer} is back in round {self.round}"
+
+
+@dataclass(frozen=True, slots=True)
 class Collected:
     """What a round brought. `params` is None if there was no update at all."""
 
@@ -69,17 +96,21 @@ class Collected:
     count: int
     num_examples: int
     loss: float | None
+    contributions: tuple[Contribution, ...] = ()  # by seat, where they are certified
 
 
 class Clients:
     """The clients of one coordinator, by their seats."""
 
-    def __init__(self, seats: Iterable[int], rules: RoundRules, learner: Learner) -> None:
-        """`learner`: the coordinator's own."""
+    def __init__(self, seats: Iterable[int], rules: RoundRules, learner: Learner, *, certify: bool = False) -> None:
+        """`learner`: the coordinator's own. `certify`: note the hash of each update."""
         self.seats = tuple(seats)
         self.rules = rules
         self.learner = learner
+        self._certify = certify
         self._awake: tuple[int, ...] | None = None
+        self._known: dict[int, Peer] = {}  # those that have been asked, except for who sleeps in between
+        self._attendance = Attendance(rules.exclude_after)
 
     def awake(self, node: Node) -> tuple[int, ...]:
         """Those that are to be linked all the time. The others sleep until they are called; see Membership.on_call."""
@@ -92,15 +123,48 @@ class Clients:
         awake = self.awake(node)
         await node.meet(awake, at_least=at_least - (len(self.seats) - len(awake)))
 
-    async def cohort(self, node: Node, *draw: object) -> list[Peer]:
-        """Whom this round asks, by seat: drawn from those who are there. Waits while nobody is. `draw` seeds it."""
+    async def reassemble(self, node: Node) -> None:
+        """In the middle of a course, after a restart: give all who are not away for good the time to come back."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.rules.rejoin_seconds):
+                await self.assemble(node, len(self.seats))
+
+    async def cohort(self, node: Node, round: int, *salt: object) -> list[Peer]:
+        """Whom this round asks, by seat: drawn from those who are there. Waits while nobody is. `salt` seeds it, too.
+
+        Who was cut off a short while ago is waited for. Who fails all the time is left out, if others are there.
+        """
+        asked, seed = self.rules.asked(len(self.seats)), seed_of(self.learner.seed, "cohort", *salt, round)
         while True:
             await self.assemble(node, at_least=1)
-            order = _shuffled(self.seats, Random(seed_of(self.learner.seed, "cohort", *draw)))
-            there = (seat for seat in order if node.at(seat) or node.members.would_wake(seat))
-            if peers := await node.call(islice(there, self.rules.asked(len(self.seats)))):
+            await self._rejoined(node)
+            there = self._there(node, _shuffled(self.seats, Random(seed)))
+            peers = await node.call(islice((seat for seat in there if self._attendance.admits(seat, round)), asked))
+            if not peers:
+                peers = await node.call(islice(self._there(node, _shuffled(self.seats, Random(seed))), asked))
+            if peers:
+                self._known |= {seat: peer for peer in peers if (seat := peer.seat) in self.awake(node)}
                 return peers
             await asyncio.sleep(_PAUSE_SECONDS)  # all who sleep are away, and nobody tells when they come back
+
+    @staticmethod
+    def _there(node: Node, seats: Iterable[int]) -> Iterator[int]:
+        return (seat for seat in seats if node.at(seat) or node.members.would_wake(seat))
+
+    async def _rejoined(self, node: Node) -> None:
+        """Wait until those are back that were cut off, or have been for too long."""
+        loop = asyncio.get_running_loop()
+        with node.waiting("clients that were cut off"):
+            while (until := self.back_by(node)) > loop.time():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(until):
+                        await node.change()
+
+    def back_by(self, node: Node) -> float:
+        """Until when those are waited for that were cut off and have not come back; the past if there is nobody."""
+        away = (peer for seat, peer in self._known.items() if node.at(seat) is None)
+        losses = (peer.lost_at for peer in away if peer.lost_at is not None)
+        return max(losses, default=-math.inf) + self.rules.rejoin_seconds
 
     async def dismiss(self, node: Node, peers: Iterable[Peer]) -> None:
         """Let those sleep who sleep until they are called."""
@@ -109,30 +173,43 @@ class Clients:
     async def train(self, node: Node, cohort: Sequence[Peer], ask: Train) -> Collected:
         """Let the cohort train; the mean of the updates, once there are enough of them or no time is left."""
         enough = min(self.rules.enough(len(self.seats)), len(cohort))
-        mean = WeightedMean(cohort)
-        losses: dict[Peer, tuple[float | None, int]] = {}
-        replies = node.ask_all(cohort, ask)
+        harvest = _Harvest(cohort, self.rules, self.learner, ask.round, certify=self._certify)
+        replies = node.ask_all(cohort, ask, rejoin_seconds=self._patience(node))
         with suppress(TimeoutError):
-            async with asyncio.timeout(self.rules.deadline_seconds or None), replies:
+            async with asyncio.timeout(self.rules.deadline_seconds or None) as limit, replies:
                 async for peer, update in replies:
                     try:
-                        vector = self.learner.vector(update.params)
-                        mean.add(peer, vector, update.num_examples if self.rules.by_examples else 1)
+                        await harvest.take(peer, update)
                     except (RemoteProtocolError, ValueError) as error:
-                        node.emit(UpdateMissing(ask.round + 1, peer.name, str(error)))
+                        self._missed(node, ask.round, peer, str(error))
                         continue
-                    losses[peer] = update.loss, update.num_examples
-                    if mean.count == enough:
-                        break
-        _report_missing(node, ask.round, replies, late=mean.count < enough)
+                    if self._attendance.came(_seat(peer)):
+                        node.emit(ClientReadmitted(ask.round + 1, peer.name))
+                    if harvest.mean.count == enough:
+                        if not self.rules.grace_seconds:
+                            break
+                        _shorten(limit, self.rules.grace_seconds)
+        for peer, failure in replies.failed.items():
+            self._missed(node, ask.round, peer, str(failure))
+        if harvest.mean.count < enough or self.rules.grace_seconds:
+            for peer in _by_seat(replies.waiting):
+                self._missed(node, ask.round, peer, _LATE)
         await self.dismiss(node, cohort)
-        num_examples = sum(examples for _, examples in losses.values())
-        return Collected(mean.value(), mean.count, num_examples, _mean(losses.values()))
+        return harvest.collected()
+
+    def _patience(self, node: Node) -> float:
+        """Seconds for who is cut off. Who sleeps until it is dialled does not come back by itself."""
+        return self.rules.rejoin_seconds if len(self.awake(node)) == len(self.seats) else 0.0
+
+    def _missed(self, node: Node, round: int, peer: Peer, reason: str) -> None:
+        node.emit(UpdateMissing(round + 1, peer.name, reason))
+        if rounds := self._attendance.failed(_seat(peer), round):
+            node.emit(ClientExcluded(round + 1, peer.name, rounds, reason))
 
     async def evaluate(self, node: Node, ask: Evaluate) -> Score:
         """Let all clients evaluate, each on its own examples; the mean weighted by their numbers."""
         await self.assemble(node, at_least=1)
-        there = (seat for seat in self.seats if node.at(seat) or node.members.would_wake(seat))
+        there = self._there(node, self.seats)
         scores: list[Score] = []
         while seats := list(islice(there, _AT_ONCE)):
             batch = await node.call(seats)
@@ -146,13 +223,66 @@ class Clients:
 
     async def _scores(self, node: Node, clients: Sequence[Peer], ask: Evaluate) -> list[Score]:
         scores: list[Score] = []
-        replies = node.ask_all(clients, ask)
+        replies = node.ask_all(clients, ask, rejoin_seconds=self._patience(node))
         with suppress(TimeoutError):
             async with asyncio.timeout(self.rules.deadline_seconds or None), replies:
                 async for _, score in replies:
                     scores.append(score)
-        _report_missing(node, ask.round, replies, late=True)
+        for peer, error in replies.failed.items():
+            node.emit(UpdateMissing(ask.round + 1, peer.name, str(error)))
+        for peer in _by_seat(replies.waiting):
+            node.emit(UpdateMissing(ask.round + 1, peer.name, _LATE))
         return scores
+
+
+class _Harvest:
+    """The updates of one round, as they come."""
+
+    def __init__(
+        self, cohort: Sequence[Peer], rules: RoundRules, learner: Learner, round: int, *, certify: bool
+    ) -> None:
+        self.mean = WeightedMean(cohort)
+        self._rules = rules
+        self._learner = learner
+        self._round = round
+        self._certify = certify
+        self._losses: list[tuple[float | None, int]] = []
+        self._contributions: list[Contribution] = []
+
+    async def take(self, peer: Peer, update: Update) -> None:
+        """Raises RemoteProtocolError or ValueError for one that cannot be used."""
+        if update.round != self._round:
+            raise RemoteProtocolError(f"an update of round {update.round + 1} came")
+        if update.num_examples > self._rules.most_examples:
+            raise RemoteProtocolError(
+                f"an update of {update.num_examples} examples came; course.most_examples is {self._rules.most_examples}"
+            )
+        vector = self._learner.vector(update.params)
+        weight = update.num_examples if self._rules.by_examples else 1
+        self.mean.add(peer, vector, weight)
+        self._losses.append((update.loss, update.num_examples))
+        if self._certify:
+            digest = await self._learner.digest(vector)
+            self._contributions.append(Contribution(_seat(peer), peer.id, digest, float(weight)))
+
+    def collected(self) -> Collected:
+        num_examples = sum(examples for _, examples in self._losses)
+        by_seat = tuple(sorted(self._contributions, key=lambda each: each.seat))
+        return Collected(self.mean.value(), self.mean.count, num_examples, _mean(self._losses), by_seat)
+
+
+def _shorten(limit: asyncio.Timeout, seconds: float) -> None:
+    """Let it end in so many seconds, if it would not end before."""
+    until = asyncio.get_running_loop().time() + seconds
+    limit.reschedule(min(limit.when() or math.inf, until))
+
+
+def _seat(peer: Peer) -> int:
+    return -1 if peer.seat is None else peer.seat
+
+
+def _by_seat(peers: Iterable[Peer]) -> list[Peer]:
+    return sorted(peers, key=lambda peer: (peer.seat is None, peer.seat, peer.id))
 
 
 def _shuffled(seats: Sequence[int], rng: Random) -> Iterator[int]:
@@ -162,13 +292,6 @@ def _shuffled(seats: Sequence[int], rng: Random) -> Iterator[int]:
         place = rng.randrange(left)
         yield seats[moved.get(place, place)]
         moved[place] = moved.pop(left - 1, left - 1)
-
-
-def _report_missing(node: Node, round: int, replies: Replies[ReplyT], *, late: bool) -> None:
-    for peer, error in replies.failed.items():
-        node.emit(UpdateMissing(round + 1, peer.name, str(error)))
-    for peer in sorted(replies.waiting, key=lambda peer: (peer.seat is None, peer.seat, peer.id)) if late else ():
-        node.emit(UpdateMissing(round + 1, peer.name, "nothing came before the deadline"))
 
 
 def _mean(weighted: Iterable[tuple[float | None, int]]) -> float | None:

@@ -25,7 +25,7 @@ from torch.utils.dlpack import from_dlpack
 
 from p2pfl.errors import ConfigError
 
-__all__ = ["Entry", "Layout", "as_buffer", "bind", "flatten", "from_buffer", "is_finite"]
+__all__ = ["Entry", "Layout", "as_buffer", "bind", "flatten", "from_buffer", "is_finite", "model_hash"]
 
 _FLOAT32 = np.dtype("<f4")
 _DLPACK = (1, 0)  # the first version that knows of read-only memory
@@ -175,3 +175,8 @@ def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
 def _dense_stride(tensor: Tensor, channels_last: bool) -> tuple[int, ...]:
     order = torch.channels_last if tensor.dim() == 4 and channels_last else torch.contiguous_format
     return torch.empty_like(tensor, device="meta", memory_format=order).stride()
+
+
+def model_hash(params: Tensor) -> str:
+    """A digest of a flat vector's bytes: equal if and only if the models are equal to the last bit."""
+    return hashlib.blake2b(params.detach().numpy().tobytes(), digest_size=16, person=b"p2pfl-model").hexdigest()

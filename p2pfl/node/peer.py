@@ -54,6 +54,11 @@ class Peer:
     # -- for roles -------------------------------------------------------------------------------------------------
 
     @property
+    def node(self) -> Node:
+        """Our node, whose peer it is."""
+        return self._node
+
+    @property
     def name(self) -> str:
         """What the peer calls itself, or the start of its id."""
         member = self._node.members.get(self.id)

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from p2pfl.app.config import from_mapping
-from p2pfl.app.run import RunFolder, model_hash
+from p2pfl.app.run import RunFolder
+from p2pfl.learn.params import model_hash
 from p2pfl.errors import ConfigError
 from p2pfl.learn.params import Layout, flatten
 

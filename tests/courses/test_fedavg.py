@@ -191,26 +191,26 @@ class Answers:
         pass
 
 
-def vector_of(learner, values):
-    return Update(learner.tensors(values), 10, 0.0)
+def vector_of(learner, ask, values):
+    return Update(ask.round, learner.tensors(values), 10, 0.0)
 
 
 def not_a_number(learner, ask):
     values = learner.vector(ask.params).clone()
     values[3] = math.nan
-    return vector_of(learner, values)
+    return vector_of(learner, ask, values)
 
 
 def infinite(learner, ask):
-    return vector_of(learner, torch.full_like(learner.model.initial, math.inf))
+    return vector_of(learner, ask, torch.full_like(learner.model.initial, math.inf))
 
 
 def misshapen(learner, ask):
-    return Update(Tensors((TensorSpec("params", "f32", (3,)),), (as_buffer(torch.zeros(3)),)), 10, 0.0)
+    return Update(ask.round, Tensors((TensorSpec("params", "f32", (3,)),), (as_buffer(torch.zeros(3)),)), 10, 0.0)
 
 
 def weightless(learner, ask):
-    return Update(ask.params, 0, None)
+    return Update(ask.round, ask.params, 0, None)
 
 
 def failing(learner, ask):

@@ -32,7 +32,7 @@ def test_json_has_no_such_number(value):
 
 
 def test_a_negative_number_of_examples_cannot_be_said():
-    for message in (lambda: Update(Tensors((), ()), -1, None), lambda: Score(None, None, -1)):
+    for message in (lambda: Update(0, Tensors((), ()), -1, None), lambda: Score(None, None, -1)):
         with pytest.raises(ValueError, match="num_examples is -1"):
             message()
 

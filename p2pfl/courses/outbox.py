@@ -1,0 +1,84 @@
+"""The update that a client owes: trained once, however often it is asked for, and there after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+
+from torch import Tensor
+
+from p2pfl.courses.course import RoleState, as_tensor
+from p2pfl.courses.durable import Durable
+from p2pfl.courses.learner import Learner
+from p2pfl.courses.messages import Update, number
+from p2pfl.node.connection import LINK_LOST
+from p2pfl.node.node import Node
+
+__all__ = ["Outbox"]
+
+_NAME = "update"
+
+
+class Outbox:
+    """The newest update only: a server asks for one round at a time.
+
+    Whoever asks may be cut off, and ask again; training goes on meanwhile. With a journal the update is written before
+    it leaves, so that who has got it once gets the same again. Without one it is not held for later.
+    """
+
+    def __init__(self, learner: Learner, durable: Durable) -> None:
+        self._learner = learner
+        self._durable = durable
+        self._key = ""  # of the round, and of the model that training starts from
+        self._work: asyncio.Task[Update] | None = None
+
+    async def update(self, node: Node, round: int, params: Tensor) -> Update:
+        """Train from `params` in `round`, unless that was done before."""
+        if self._durable.journal is None:
+            return await self._train(round, params)
+        key = f"{round}/{await self._learner.digest(params)}"
+        if key != self._key or self._work is None:
+            self.drop()
+            self._key = key
+            self._work = asyncio.create_task(self._make(node, key, round, params))
+        work = self._work
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError as end:
+            if LINK_LOST not in end.args:  # nobody will ask again
+                self._drop_if(work)
+            raise
+        except Exception:
+            self._drop_if(work)
+            raise
+
+    def drop(self) -> None:
+        """Nobody wants it any more."""
+        if self._work is not None:
+            self._work.cancel()
+        self._work, self._key = None, ""
+
+    def _drop_if(self, work: asyncio.Task[Update]) -> None:
+        if work is self._work:
+            self.drop()
+
+    async def _make(self, node: Node, key: str, round: int, params: Tensor) -> Update:
+        journal = self._durable.journal
+        kept = None if journal is None else journal.kept(_NAME)
+        if kept is not None and kept["key"] == key:
+            return self._as_message(round, kept)
+        update = await self._train(round, params)
+        await self._durable.keep(node, _NAME, self._as_state(key, update))
+        return update
+
+    async def _train(self, round: int, params: Tensor) -> Update:
+        result = await self._learner.fit(params, round)
+        return Update(round, self._learner.tensors(result.params), result.num_examples, number(result.loss))
+
+    def _as_state(self, key: str, update: Update) -> RoleState:
+        loss = {} if update.loss is None else {"loss": update.loss}
+        params = self._learner.vector(update.params, finite=False)
+        return {"key": key, "params": params, "num_examples": update.num_examples, **loss}
+
+    def _as_message(self, round: int, kept: RoleState) -> Update:
+        loss = float(kept["loss"]) if "loss" in kept else None
+        return Update(round, self._learner.tensors(as_tensor(kept["params"])), int(kept["num_examples"]), loss)

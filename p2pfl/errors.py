@@ -21,6 +21,7 @@ P2pflError
 ├── RemoteError               the peer's handler failed; names the node, the request and the reason
 │   └── RemoteUnready         no role of the peer handles the request: it may come yet
 ├── CourseError               a course that cannot go on
+│   └── PeersLost             no node of the course could be reached for too long
 ├── JournalError              what must outlive the process cannot be written, or read
 └── ComputeError              a job that could not be computed where it was sent
 """
@@ -122,6 +123,10 @@ class RemoteUnready(RemoteError):
 
 class CourseError(P2pflError):
     """A course cannot go on."""
+
+
+class PeersLost(CourseError):
+    """No node of the course could be reached for too long. What was committed is safe."""
 
 
 class JournalError(P2pflError):

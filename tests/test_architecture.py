@@ -33,10 +33,11 @@ CONFINED = {  # library -> folders or modules that may import it
     "numpy": {"topology", *LEARNING},
     "nacl": {"crypto"},
     "networkx": {"topology"},
-    "aiohttp": {"link.websocket", "link.admission", "link.sealed", "link.tls", "node", "app"},
+    "aiohttp": {"link.websocket", "link.admission", "link.sealed", "link.tls", "link.pages", "node", "app"},
     "uvloop": {"node.__main__", "app"},
     "rich": {"app"},
     "tyro": {"app"},
+    "prometheus_client": {"app"},
     "matplotlib": {"topology", *LEARNING},
 }
 LAZY = {"networkx", "matplotlib", "uvloop"}  # slow or optional: imported where a function needs them

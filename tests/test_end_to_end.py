@@ -22,7 +22,8 @@ from p2pfl import Identity, LinkError, Message, NetworkKey, Node, Peer, Request,
 from p2pfl.app.build import prepare
 from p2pfl.app.cli import main
 from p2pfl.app.config import Config, course_hash, from_mapping
-from p2pfl.app.host import Host, host_command
+from p2pfl.app.host import Host
+from p2pfl.app.node_options import host_command
 from p2pfl.app.registrar import FetchCourse, Join
 from p2pfl.learn.params import model_hash
 from p2pfl.compute.inline import Inline
@@ -191,6 +192,7 @@ async def started(home: Path) -> None:
 class Update(Message):
     """As in courses.messages, but it takes anything."""
 
+    round: int
     params: Tensors
     num_examples: int
     loss: float | None
@@ -201,7 +203,11 @@ class Train(Request[Update]):
     params: Tensors
 
 
-class Finish(Message):
+class Finished(Message):
+    pass
+
+
+class Finish(Request[Finished]):
     rounds: int
     params: Tensors
 
@@ -220,8 +226,8 @@ class Saboteur:
         return Update(ask.round, lie or ask.params, 1, None)
 
     @Finish.handler
-    async def finish(self, message: Finish, peer: Peer) -> None:
-        pass
+    async def finish(self, message: Finish, peer: Peer) -> Finished:
+        return Finished()
 
 
 def floats(*numbers: float) -> Tensors:

@@ -8,9 +8,10 @@ from typing import Any
 
 from p2pfl.app.config import COURSES, Config, TopologySpec
 from p2pfl.compute.job import Compute
-from p2pfl.courses.course import Course, Place
+from p2pfl.courses.course import Course, Place, Resumes
 from p2pfl.courses.learner import Learner
 from p2pfl.errors import ConfigError
+from p2pfl.journal.journal import Journal
 from p2pfl.learn.data import Dataset, Shard, load_dataset
 from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.partition import partition
@@ -80,10 +81,20 @@ class Setup:
             seat, self.config.seed, self.model, self.config.train, compute, shard, validation, self.dataset.test
         )
 
-    def roles(self, seat: int, compute: Compute, stop: int | None = None) -> tuple[object, ...]:
-        """The roles of one seat. `stop`: the round, from 0, before which they pause."""
-        place = Place(seat, self.topology, self.learner(seat, compute), self.config.course, stop)
-        return self.course.play(place)
+    def roles(
+        self, seat: int, compute: Compute, stop: int | None = None, journal: Journal | None = None
+    ) -> tuple[object, ...]:
+        """The roles of one seat. `stop`: the round, from 0, before which they pause.
+
+        With a journal they commit their rounds there, and go on after the last that was committed.
+        """
+        roles = self.course.play(
+            Place(seat, self.topology, self.learner(seat, compute), self.config.course, stop, journal)
+        )
+        if journal is not None and (last := journal.last()) is not None:
+            (role,) = (role for role in roles if isinstance(role, Resumes))
+            role.resume(last.state)
+        return roles
 
 
 def build_topology(spec: TopologySpec, course: Course) -> Schedule:

@@ -9,23 +9,28 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-from p2pfl.errors import ListenFailed, P2pflError, UserError
+from p2pfl.app.exits import EXIT_CODES, Exit, exit_of
+from p2pfl.errors import P2pflError, UserError
 
 __all__ = ["main", "run"]
 
-USAGE = """\
+USAGE = f"""\
 usage: p2pfl COMMAND ...
 
   simulate COURSE.toml [OPTIONS]   run a course in one process, on virtual time
   node [OPTIONS]                   run a node on this host (as python -m p2pfl.node)
   check COURSE.toml | MODULE       verify the message flow of a course, and draw it
+  doctor --peers ADDRESS ...       test the links to other nodes, with advice
+  fuzz COURSE.toml | MODULE        run a course under many seeds, each with faults of its own, and check it
   topology show FILE [--to PICTURE]  table, spectral gap and drawing of a topology
   topology list                    the topologies and families that are shipped
   data show COURSE.toml [--to PICTURE]  how the data are dealt to the clients
   key FILE                         make a network key
   id FILE                          the peer id of an identity file, which is made if it is not there
 
-p2pfl COMMAND --help tells more."""
+p2pfl COMMAND --help tells more.
+
+{EXIT_CODES}"""
 
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -44,28 +49,30 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; the exit code: 0 done, 1 failed, 2 a mistake of the user, 130 interrupted."""
+    """Run a command line; the exit code, see Exit."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     name, rest = (given[0], given[1:]) if given else ("--help", [])
     if name in ("-h", "--help"):
         sys.stdout.write(USAGE + "\n")
-        return 0
+        return Exit.DONE
     command = COMMANDS.get(name)
     try:
         if command is None:
             raise UserError(f"there is no command {name!r}; p2pfl --help lists them")
         return command(rest)
-    except (UserError, ListenFailed) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
     except P2pflError as error:
-        sys.stderr.write(f"failed: {error}\n")
-        return 1
+        code = exit_of(error)
+        sys.stderr.write(f"{'error' if code is Exit.MISTAKE else 'failed'}: {error}\n")
+        return code
+    except SystemExit as end:
+        if not end.code:  # after --help
+            sys.stdout.write(f"\n{EXIT_CODES}\n")
+        raise
     except KeyboardInterrupt:
-        return 130
+        return Exit.INTERRUPTED
     except BrokenPipeError:  # who read our output has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would flush in vain at exit
-        return 1
+        return Exit.FAILED
 
 
 def _simulate(arguments: list[str]) -> int:
@@ -84,6 +91,18 @@ def _check(arguments: list[str]) -> int:
     from p2pfl.app.preview import check_command  # noqa: PLC0415 - loads torch
 
     return check_command(arguments)
+
+
+def _doctor(arguments: list[str]) -> int:
+    from p2pfl.app.doctor import doctor_command  # noqa: PLC0415 - loads aiohttp
+
+    return doctor_command(arguments)
+
+
+def _fuzz(arguments: list[str]) -> int:
+    from p2pfl.app.fuzz import fuzz_command  # noqa: PLC0415 - loads torch
+
+    return fuzz_command(arguments)
 
 
 def _topology(arguments: list[str]) -> int:
@@ -114,6 +133,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "simulate": _simulate,
     "node": _node,
     "check": _check,
+    "doctor": _doctor,
+    "fuzz": _fuzz,
     "topology": _topology,
     "data": _data,
     "key": _key,

@@ -15,12 +15,16 @@ __all__ = ["Display", "table"]
 
 
 class Display:
-    """Where a command writes. With `as_json`, every line is an object on stdout, and nothing else is."""
+    """Where a command writes. With `as_json`, every line is an object on stdout, and nothing else is.
 
-    def __init__(self, *, as_json: bool, total: int) -> None:
+    `quiet`: nothing is said to a person, who reads a log instead.
+    """
+
+    def __init__(self, *, as_json: bool, total: int, quiet: bool = False) -> None:
         self._json = as_json
+        self._human = not (as_json or quiet)
         self._console = Console(stderr=as_json, highlight=False, soft_wrap=True)
-        self._live = self._console.is_terminal and not as_json
+        self._live = self._console.is_terminal and self._human
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             console=self._console, disable=not self._live,
@@ -30,7 +34,7 @@ class Display:
 
     def line(self, text: str) -> None:
         """One line for a person."""
-        if not self._json:
+        if self._human:
             self._console.print(text, markup=False)
 
     def row(self, kind: str, **values: object) -> None:
@@ -39,16 +43,16 @@ class Display:
             sys.stdout.write(orjson.dumps({"kind": kind, **values}).decode() + "\n")
             sys.stdout.flush()
 
-    def step(self, done: int, text: str) -> None:
-        """A round is over."""
+    def step(self, done: int, text: str, total: int | None = None) -> None:
+        """A round is over, or whatever else is counted. `total`: of how many, if that is not what it was before."""
         if self._live:
             if self._task is None:
                 self._task = self._progress.add_task("rounds", total=self._total)
-            self._progress.update(self._task, completed=done, description=text)
+            self._progress.update(self._task, completed=done, description=text, total=total)
 
     def table(self, table: Table) -> None:
         """A table for a person."""
-        if not self._json:
+        if self._human:
             self._console.print(table)
 
     def __enter__(self) -> Self:

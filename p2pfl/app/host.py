@@ -7,141 +7,36 @@ and code of models are always this host's own.
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import itertools
 import os
 import signal
-from collections.abc import Collection
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-import orjson
 import torch
-import tyro
+from torch import Tensor
 
-from p2pfl.app.build import Setup, prepare, topology_notes
-from p2pfl.app.computes import ComputeOptions, make_compute
-from p2pfl.app.config import Config, course_hash, from_mapping, load_config, to_mapping, with_topology
+from p2pfl.app.computes import make_compute
+from p2pfl.app.config import Config, course_hash
 from p2pfl.app.console import Display
-from p2pfl.app.options import parse
-from p2pfl.app.registrar import Courier, CourseText, FetchCourse, Join, Registrar
-from p2pfl.app.run import RunFolder, model_hash
+from p2pfl.app.contact import patience, remember, remembered
+from p2pfl.app.enrolment import Enrolled, Enrolment
+from p2pfl.app.exits import Exit, exit_of
+from p2pfl.app.identity_options import make_transport
+from p2pfl.app.logs import Patience, StderrLog
+from p2pfl.app.monitor import Monitor
+from p2pfl.app.node_options import LocalData, NodeOptions, host_command
+from p2pfl.app.run import RunFolder
+from p2pfl.app.software import own_software
 from p2pfl.courses.course import HoldsModel
-from p2pfl.crypto.identity import Identity, NetworkKey
-from p2pfl.errors import ConfigError, CourseError, LinkError, RemoteError
-from p2pfl.link.tls import TlsSettings
-from p2pfl.link.trust import parse_trust
-from p2pfl.link.websocket import WebSocketTransport
-from p2pfl.node.events import Event, RoundEnded, RoundStarted, Waiting
+from p2pfl.errors import P2pflError
+from p2pfl.learn.params import model_hash
+from p2pfl.node.events import Event, RoundEnded, RoundStarted
 from p2pfl.node.node import Node
-from p2pfl.node.peer import Peer
-from p2pfl.topology.file import loads
+from p2pfl.node.probing import Probed
 
-__all__ = ["Hosting", "Joining", "NodeOptions", "host_command", "own_identity", "refuse_foreign_code", "run_host"]
-
-SettingsT = TypeVar("SettingsT")
-
-
-@dataclass(frozen=True, slots=True)
-class NodeOptions:
-    """Where this node listens, whom it dials, who it is, and whom it trusts."""
-
-    listen: tuple[str, ...] = ()
-    """Addresses to listen on, such as :7700 (this machine only) or 0.0.0.0:7700. None: only dial out."""
-    peers: tuple[str, ...] = ()
-    """Addresses of nodes to link to, such as hub:7700. One is enough: the others are learnt."""
-    name: str = ""
-    """What this node is called; a topology file may keep a seat for the name."""
-    seat: int | None = None
-    """The seat to ask for. By default a free one."""
-    identity: Path | None = None
-    """Key file of this node; it is made if it is not there. By default .p2pfl/identity.key or, while other nodes run
-    from this folder, the first of identity-2.key, identity-3.key ... that none of them holds."""
-    trust: tuple[str, ...] = ()
-    """allow_list, tofu, network_key, open; several: all must agree. By default allow_list or network_key where one of
-    these is given, else open, which is for this machine only."""
-    allow: tuple[str, ...] = ()
-    """Peer ids that are admitted (allow_list)."""
-    allow_file: Path | None = None
-    """A file with a peer id per line (allow_list); it is read again when it changes."""
-    known_peers: Path = Path(".p2pfl/known_peers.json")
-    """Where pinned peers are kept (tofu)."""
-    network_key: Path | None = None
-    """A file with the network's key; `p2pfl key FILE` makes one."""
-    network: str = "p2pfl"
-    """Name of the network; nodes of another do not link."""
-    insecure_open: bool = False
-    """Let trust open go beyond this machine: anybody who can reach it may join."""
-    tls_cert: Path | None = None
-    """Certificate for TLS underneath the encrypted links."""
-    tls_key: Path | None = None
-    """Its private key."""
-    tls_ca: Path | None = None
-    """Certificates that other ends must be signed by."""
-    code: tuple[str, ...] = ()
-    """Import paths that a peer's course may name as model or loss, such as my_model:Net: code of this host only."""
-    compute: ComputeOptions = field(default_factory=ComputeOptions)
-    runs: Path = Path("runs")
-    """Where run folders are made."""
-    run: str = ""
-    """Name of the run folder; by default course, hash and date."""
-    json: bool = False
-    """One JSON object per line on stdout instead of text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hosting(Generic[SettingsT]):
-    """Run a node that has the course file. Without --peers it is the first, which gives the seats."""
-
-    config: Annotated[Config[SettingsT], tyro.conf.arg(name="")]
-    node: Annotated[NodeOptions, tyro.conf.arg(name="")] = field(default_factory=NodeOptions)
-
-
-@dataclass(frozen=True, slots=True)
-class LocalData:
-    source: str = ""
-    """Where this host has its examples, if not where the course says."""
-
-
-@dataclass(frozen=True, slots=True)
-class Joining:
-    """Run a node that asks its first peer for the course. With --course FILE, every field of it is an option too."""
-
-    node: Annotated[NodeOptions, tyro.conf.arg(name="")] = field(default_factory=NodeOptions)
-    data: LocalData = field(default_factory=LocalData)
-
-
-def host_command(arguments: list[str]) -> tuple[NodeOptions, Config[Any] | None, LocalData]:
-    """Parse the command line. Raises ConfigError."""
-    rest, course = _without_course(arguments)
-    program = "python -m p2pfl.node"
-    if course is None:
-        joining = parse(Joining, rest, program)
-        if not joining.node.peers:
-            raise ConfigError("give --course FILE to start a course, or --peers ADDRESS to join one")
-        return joining.node, None, joining.data
-    config = load_config(Path(course))
-    kind: Any = Hosting[type(config.course)]  # type: ignore[misc]  # the class of settings is known only now
-    hosting = parse(kind, rest, f"{program} --course {course}", Hosting(config))
-    if not hosting.node.listen and not hosting.node.peers:
-        raise ConfigError("nobody could reach this node: give --listen, such as --listen :7700, or --peers, or both")
-    return hosting.node, with_topology(hosting.config), LocalData()
-
-
-def _without_course(arguments: list[str]) -> tuple[list[str], str | None]:
-    rest, course, given = [], None, iter(arguments)
-    for argument in given:
-        if argument == "--course":
-            course = next(given, None)
-            if course is None:
-                raise ConfigError("--course needs a file: --course examples/digits.toml")
-        elif argument.startswith("--course="):
-            course = argument.removeprefix("--course=")
-        else:
-            rest.append(argument)
-    return rest, course
+__all__ = ["Host", "run_host"]
 
 
 class Host:
@@ -153,135 +48,87 @@ class Host:
         self._options = options
         self._config = config
         self._data = data
-        self._display = Display(as_json=options.json, total=config.course.rounds if config else 0)
-        transport, held = _transport(options)
+        rounds = config.course.rounds if config else 0
+        self._display = Display(as_json=options.json, total=rounds, quiet=options.logs.log == "json")
+        transport, held = make_transport(options)
         with held:  # it is let go again if the node cannot be made
+            self._remembered = () if options.fresh else remembered(options.runs, transport.peer_id, options.run)
             self._node = Node(
                 transport=transport,
                 listen=[_with_host(address) for address in options.listen],
-                peers=options.peers,
+                peers=[*options.peers, *self._remembered],
                 name=options.name,
             )
+            self._node.dispatch.expecting = True  # we learn from our peers what we are to play
+            self._probed = Probed(self._node, own_software())
+            self._node.add(self._probed)
+            self._monitor = Monitor(self._node, options.monitor)
+            transport.pages = self._monitor.pages
             self._held = held.pop_all()
+
+    @property
+    def node(self) -> Node:
+        """The node that plays the course."""
+        return self._node
 
     async def run(self) -> int:
         """Play the course to its end; the exit code."""
         with self._held, ExitStack() as kept, self._display, self._node.events() as events:
             watching = asyncio.create_task(self._watch(events))
             try:
-                async with self._node as node:
+                async with self._monitor, self._node as node, self._monitor.up():
                     self._display.line(f"peer id {node.id}")
-                    self._display.row("node", id=node.id, addresses=node.addresses)
-                    setup, seat, courier = await self._come_together(node)
-                    roles = setup.roles(seat, self._compute)
-                    node.add(courier, *roles)
-                    folder = kept.enter_context(RunFolder(self._options.runs, setup.config, self._options.run))
-                    await node.members.announce(seat=seat)
-                    self._display.line(f"seat {seat} of {setup.topology!r}")
-                    await self._play(node, setup, roles, folder)
+                    self._display.row("node", id=node.id, addresses=node.addresses, metrics=self._monitor.where)
+                    async with patience(node, self._options.patience_seconds, resuming=bool(self._remembered)):
+                        enrolled = await Enrolment(node, self._options, self._config, self._data, self._display).enrol()
+                        kept.enter_context(enrolled.folder)
+                        await self._take_part(node, enrolled)
             finally:
                 watching.cancel()
                 await self._compute.close()
-        return 0
+        return Exit.DONE
 
-    async def _play(self, node: Node, setup: Setup, roles: tuple[object, ...], folder: RunFolder) -> None:
+    async def _take_part(self, node: Node, enrolled: Enrolled) -> None:
+        setup, seat, folder = enrolled.setup, enrolled.mark.seat, enrolled.folder
+        self._probed.course = course_hash(setup.config)
+        self._probed.model_bytes = 4 * setup.model.layout.numel  # float32
+        roles = setup.roles(seat, self._compute, journal=enrolled.journal)
         recording = _Recording(folder, self._display)
         node.observe(recording)
-        await node.run()
+        node.add(enrolled.courier, *roles)
+        node.dispatch.expecting = False
+        await node.members.announce(seat=seat)
+        self._display.line(f"seat {seat} of {setup.topology!r}")
+        remembering = asyncio.create_task(remember(node, enrolled.mark, folder))
+        try:
+            await node.run()
+        finally:
+            remembering.cancel()
         for role in roles:
             if isinstance(role, HoldsModel):
-                folder.model(setup.model.layout, role.params)
-                figures = {
-                    "course": course_hash(setup.config),
-                    "model_hash": model_hash(role.params),
-                    "seat": node.seat,
-                    "peer_id": node.id,
-                    "metrics": recording.metrics,
-                    **asdict(node.statistics()),
-                }
-                folder.report(figures)
-                self._display.row("report", **figures, folder=str(folder.path))
-                self._display.line(f"final model {figures['model_hash']}")
+                self._report(node, enrolled, role.params, recording.metrics)
         self._display.line(f"run folder {folder.path}")
 
-    # -- before the course -----------------------------------------------------------------------------------------
-
-    async def _come_together(self, node: Node) -> tuple[Setup, int, Courier]:
-        if self._config is not None and not self._options.peers:
-            return await self._found(node, self._config)
-        return await self._join(node)
-
-    async def _found(self, node: Node, config: Config[Any]) -> tuple[Setup, int, Courier]:
-        """Be the first: keep the course, give the seats."""
-        named = _named_seats(config)
-        seat = self._options.seat if self._options.seat is not None else named.get(self._options.name, 0)
-        setup = await asyncio.to_thread(prepare, config, seat)
-        if not 0 <= seat < setup.topology.n:
-            raise ConfigError(f"--seat is {seat}; the course has seats 0 to {setup.topology.n - 1}")
-        text = orjson.dumps(to_mapping(config)).decode()
-        node.add(Registrar(course_hash(config), setup.topology.n, seat, named))
-        for note in topology_notes(config):
-            self._display.line(f"note: {note}")
-        for address in node.addresses:
-            self._display.line(f"others join with: python -m p2pfl.node --peers {address}")
-        return setup, seat, Courier(CourseText(text, course_hash(config), node.id))
-
-    async def _join(self, node: Node) -> tuple[Setup, int, Courier]:
-        """Ask a peer for the course, and who keeps the seats for one."""
-        course = await self._fetch(node)
-        config = _checked(course)
-        self._display.line(f"course {config.course.name} {course.hash[:8]}: {course.text}")
-        self._display.row("course", hash=course.hash, course=to_mapping(config))
-        if self._config is not None and course_hash(self._config) != course.hash:
-            raise ConfigError(
-                f"--course has the hash {course_hash(self._config)[:8]}, the peers' course {course.hash[:8]}; "
-                "use the same file and options, or leave --course out to take theirs"
-            )
-        if self._data.source:
-            config = replace(config, data=replace(config.data, source=self._data.source))
-        elif self._config is not None:
-            config = self._config
-        if _is_local(config) and not self._data.source and self._config is None:
-            raise ConfigError(
-                f"the course says data.source {config.data.source!r}; say --data.source PATH on this host"
-            )
-        if self._config is None:
-            refuse_foreign_code(config, self._options.code)
-        registrar = await self._registrar(node, course.registrar)
-        join = Join(course_hash(config), self._options.name, self._options.seat)
-        seated = await registrar.ask(join)
-        if seated.seat is None:
-            raise ConfigError(seated.refusal)
-        setup = await asyncio.to_thread(prepare, config, seated.seat)
-        return setup, seated.seat, Courier(course)
-
-    async def _fetch(self, node: Node) -> CourseText:
-        with node.waiting("a peer that has the course"):
-            while True:
-                for peer in node.peers:
-                    try:
-                        return await peer.ask(FetchCourse())
-                    except (RemoteError, LinkError) as error:
-                        self._display.line(f"{peer.name} does not give the course: {error}")
-                await node.change()
-
-    async def _registrar(self, node: Node, peer_id: str) -> Peer:
-        with node.waiting("a link to the node that gives the seats"):
-            while not node.peer(peer_id).connected:
-                member = node.members.get(peer_id)
-                if member is not None and member.seat is not None:
-                    node.want([member.seat])
-                await node.change()
-        return node.peer(peer_id)
+    def _report(self, node: Node, enrolled: Enrolled, params: Tensor, metrics: dict[str, float]) -> None:
+        folder = enrolled.folder
+        folder.model(enrolled.setup.model.layout, params)
+        figures = {
+            "course": enrolled.mark.course,
+            "run": enrolled.mark.run,
+            "model_hash": model_hash(params),
+            "seat": node.seat,
+            "peer_id": node.id,
+            "metrics": metrics,
+            **asdict(node.statistics()),
+        }
+        folder.report(figures)
+        self._display.row("report", **figures, folder=str(folder.path))
+        self._display.line(f"final model {figures['model_hash']}")
 
     async def _watch(self, events: Any) -> None:
-        waits: dict[str, float] = {}  # what a person was told to be waiting for, and for how long then
+        patience = Patience()
         async for event in events:
-            if isinstance(event, Waiting):
-                if event.seconds < 2 * waits.get(event.what, 0.0):
-                    continue  # ever more seldom: patience is no news
-                waits = {event.what: event.seconds}
-            if not isinstance(event, (RoundEnded, RoundStarted)):
+            if patience.tells(event) and not isinstance(event, (RoundEnded, RoundStarted)):
                 self._display.line(str(event))
                 self._display.row("event", event=type(event).__name__, text=str(event))
 
@@ -307,96 +154,33 @@ class _Recording:
         return None
 
 
-def _checked(course: CourseText) -> Config[Any]:
-    try:
-        config = from_mapping(orjson.loads(course.text))
-    except (orjson.JSONDecodeError, ConfigError) as error:
-        raise CourseError(f"the peer's course cannot be read here: {error}; both ends need the same p2pfl") from error
-    if course_hash(config) != course.hash:
-        raise CourseError("the peer's course does not have the hash that it says; both ends need the same p2pfl")
-    return config
-
-
-def refuse_foreign_code(config: Config[Any], allowed: Collection[str]) -> None:
-    """Raise ConfigError if a peer's course names a callable of this host that its user has not allowed.
-
-    An import path can name anything that is installed here, `os:system` included.
-    """
-    for name, path in (("model.name", config.model.name), ("model.loss", config.model.loss)):
-        if ":" in path and path not in allowed:
-            raise ConfigError(
-                f"the peer's course has {name} {path!r}, code of this host; if it is yours, say --code {path}"
-            )
-
-
-def _is_local(config: Config[Any]) -> bool:
-    return "/" in config.data.source or "{" in config.data.source or Path(config.data.source).suffix != ""
-
-
-def _named_seats(config: Config[Any]) -> dict[str, int]:
-    if not config.topology.file:
-        return {}
-    return {member.name: member.seat for member in loads(config.topology.text).members}
-
-
 def _with_host(address: str) -> str:
     """`:7700` is short for this machine only."""
     return f"127.0.0.1{address}" if address.startswith(":") else address
-
-
-def own_identity(path: Path | None) -> tuple[Identity, ExitStack]:
-    """The identity in a file, and what to close at the end.
-
-    Without a path: the first file in .p2pfl that no other process holds; it is held to the end. Raises IdentityError.
-    """
-    held = ExitStack()
-    if path is not None:
-        return Identity.load_or_create(path), held
-    for number in itertools.count(1):
-        file = Path(".p2pfl") / (f"identity-{number}.key" if number > 1 else "identity.key")
-        identity = Identity.load_or_create(file)
-        handle = held.enter_context(file.open("rb"))
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            held.close()
-            continue
-        break
-    return identity, held
-
-
-def _transport(options: NodeOptions) -> tuple[WebSocketTransport, ExitStack]:
-    """How this host reaches others, and what to close at the end."""
-    key = NetworkKey.load(options.network_key) if options.network_key else None
-    names = list(options.trust)
-    if not names:
-        names += ["allow_list"] if options.allow or options.allow_file else []
-        names += ["network_key"] if key else []
-    trust = parse_trust(
-        names or ["open"],
-        allow=options.allow,
-        allow_file=options.allow_file,
-        known_peers=options.known_peers,
-        insecure_open=options.insecure_open,
-    )
-    tls = None
-    if options.tls_cert or options.tls_ca:
-        tls = TlsSettings(options.tls_cert, options.tls_key, options.tls_ca)
-        tls.client_context()  # loads all files once, so that wrong ones are told before anything else
-    identity, held = own_identity(options.identity)  # last: nothing is held by a command line that cannot work
-    transport = WebSocketTransport(identity, trust=trust, network_key=key, network_name=options.network, tls=tls)
-    return transport, held
 
 
 def run_host(arguments: list[str]) -> int:
     """The whole command: parse, run, handle signals. Returns the exit code; raises UserError."""
     options, config, data = host_command(arguments)
     torch.set_num_threads(1)
-    host = Host(options, config, data)
+    with StderrLog(options.logs) as log:
+        try:
+            host = Host(options, config, data)
+            log.follow(host.node)
+            with asyncio.Runner(loop_factory=_loop_factory(options.loop)) as runner:
+                return runner.run(_with_signals(host))
+        except P2pflError as error:
+            if not log.last_words(error):
+                raise
+            return exit_of(error)
+
+
+def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    if name == "asyncio":
+        return asyncio.new_event_loop
     import uvloop  # noqa: PLC0415 - only this command uses it, and some platforms lack it
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_with_signals(host))
+    return uvloop.new_event_loop
 
 
 async def _with_signals(host: Host) -> int:
@@ -409,7 +193,7 @@ async def _with_signals(host: Host) -> int:
     def stop() -> None:
         nonlocal asked
         if asked:
-            os._exit(130)
+            os._exit(Exit.INTERRUPTED)
         asked = True
         work.cancel()
 
@@ -420,4 +204,4 @@ async def _with_signals(host: Host) -> int:
     except asyncio.CancelledError:
         if not asked:
             raise
-        return 0
+        return Exit.DONE

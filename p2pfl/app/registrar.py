@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from p2pfl.journal.journal import Journal
 from p2pfl.node.peer import Peer
 from p2pfl.wire.message import Message, Request
 
 __all__ = ["Courier", "CourseText", "FetchCourse", "Join", "Registrar", "Seated"]
+
+_SEATS = "seats"
 
 
 class CourseText(Message):
@@ -17,6 +20,7 @@ class CourseText(Message):
     text: str
     hash: str
     registrar: str
+    run: str  # the name of this run: one course may be run many times
 
 
 class FetchCourse(Request[CourseText]):
@@ -57,9 +61,12 @@ class Registrar:
     n: int
     own_seat: int
     named: Mapping[str, int]  # seats that the topology file gives to names
+    journal: Journal | None = None  # from which a registrar that was restarted knows who sits where
 
     def __post_init__(self) -> None:
-        self._holders: dict[int, str] = {self.own_seat: "this node"}
+        kept = {} if self.journal is None else self.journal.kept(_SEATS) or {}
+        self._holders: dict[int, str] = {int(seat): str(holder) for seat, holder in kept.items()}
+        self._holders[self.own_seat] = "this node"
 
     @Join.handler
     async def join(self, ask: Join, peer: Peer) -> Seated:
@@ -74,6 +81,8 @@ class Registrar:
             return _refused(f"there is no seat {seat}: the course has seats 0 to {self.n - 1}")
         if self._holders.setdefault(seat, peer.id) != peer.id:
             return _refused(f"seat {seat} is taken: leave --seat out to get a free one")
+        if self.journal is not None:
+            await self.journal.keep(_SEATS, {str(given): holder for given, holder in self._holders.items()})
         return Seated(seat)
 
     def _seat_for(self, ask: Join, peer_id: str) -> int | None:

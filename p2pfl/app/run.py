@@ -4,18 +4,24 @@ runs/fedavg-1a2b3c-20260102-030405/
     course.json          what was run, with all defaults; `p2pfl simulate` takes it back
     metrics.jsonl        one object per round
     log.txt              one line per event
-    checkpoint.safetensors    the last checkpoint, if any were asked for; `--resume` goes on from it
+    checkpoint.safetensors    of a simulation: the last checkpoint, if any were asked for; `--resume` goes on from it
+    run.json             of a host: which run, which node, which seat; the same command goes on with it
+    journal.sqlite, round-*.safetensors, kept-*.safetensors    of a host: what was committed; see p2pfl/journal
     model.safetensors    the final model by parameter names
     report.json          figures of the whole run, with the model's hash
 """
 
 from __future__ import annotations
 
+import fcntl
 import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TextIO
 
+import msgspec
 import orjson
 from safetensors.torch import save
 from torch import Tensor
@@ -23,11 +29,64 @@ from torch import Tensor
 from p2pfl.app.checkpoint import CHECKPOINT
 from p2pfl.app.config import Config, course_hash, to_mapping
 from p2pfl.errors import ConfigError
+from p2pfl.journal.ledger import LEDGER
 from p2pfl.learn.params import Layout, model_hash
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "RunMark", "unfinished"]
 
-_OF_A_RUN = (CHECKPOINT, "model.safetensors", "report.json")
+_MARK, _REPORT, _LOG = "run.json", "report.json", "log.txt"
+_OF_A_RUN = (CHECKPOINT, "model.safetensors", _MARK, _REPORT, f"{LEDGER}*", "round-*", "kept-*")
+
+
+@dataclass(frozen=True, slots=True)
+class RunMark:
+    """Whose folder it is."""
+
+    run: str  # the same at all nodes of the run
+    course: str  # its hash
+    peer: str
+    seat: int
+    addresses: tuple[str, ...] = ()  # of other nodes of the run, at last
+
+
+def unfinished(
+    base: Path, peer: str, *, course: str | None = None, run: str | None = None, name: str = ""
+) -> tuple[Path, RunMark] | None:
+    """The newest folder of a run that this node has begun and not ended, and that no other process is at.
+
+    `course`, `run`: only of that course, of that run; `name`: only the folder of that name.
+    """
+    for path in [base / name] if name else sorted(_folders(base), key=_age):
+        mark = _mark(path)
+        if mark is None or mark.peer != peer or (path / _REPORT).exists():
+            continue
+        if course in (None, mark.course) and run in (None, mark.run) and _is_free(path):
+            return path, mark
+    return None
+
+
+def _folders(base: Path) -> Iterator[Path]:
+    return (path.parent for path in base.glob(f"*/{_MARK}"))
+
+
+def _age(path: Path) -> float:
+    return -(path / _LOG).stat().st_mtime if (path / _LOG).exists() else 0.0
+
+
+def _mark(path: Path) -> RunMark | None:
+    try:
+        return msgspec.json.decode((path / _MARK).read_bytes(), type=RunMark)
+    except (OSError, msgspec.MsgspecError):  # none, or one that is damaged: then it is of no use
+        return None
+
+
+def _is_free(path: Path) -> bool:
+    try:
+        with (path / _LOG).open("ab") as log:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 class RunFolder:
@@ -41,8 +100,9 @@ class RunFolder:
         self.earlier: list[dict[str, Any]] = []  # the lines of metrics.jsonl that were there already
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for name in _OF_A_RUN:  # of another run under this name
-                (self.path / name).unlink(missing_ok=True)
+            for pattern in _OF_A_RUN:  # of another run under this name
+                for old in self.path.glob(pattern):
+                    old.unlink()
             (self.path / "course.json").write_bytes(orjson.dumps(to_mapping(config), option=orjson.OPT_INDENT_2))
             self._open("w")
         except OSError as error:
@@ -50,13 +110,19 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, rounds: int) -> Self:
-        """Go on with a run after so many rounds; what was written of later ones is dropped. Or ConfigError."""
+        """Go on with a run after so many rounds; what was written of later ones is dropped. Or ConfigError.
+
+        A line that was being written when the process died is dropped as well.
+        """
         folder = cls.__new__(cls)
         folder.path = path
         try:
-            kept = (path / "metrics.jsonl").read_bytes().splitlines(keepends=True)[:rounds]
-            folder.earlier = [orjson.loads(line) for line in kept]
-            folder._write("metrics.jsonl", b"".join(kept))
+            written = (path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+            lines = [line for line in written if line.endswith(b"\n")]
+            rows = [(line, orjson.loads(line)) for line in lines]
+            kept = [(line, row) for line, row in rows if row["round"] <= rounds]
+            folder.earlier = [row for _, row in kept]
+            folder._write("metrics.jsonl", b"".join(line for line, _ in kept))
             folder._open("a")
         except (OSError, orjson.JSONDecodeError) as error:
             raise folder._unwritable(error) from error
@@ -64,7 +130,8 @@ class RunFolder:
 
     def _open(self, mode: Literal["w", "a"]) -> None:
         self._metrics: TextIO = (self.path / "metrics.jsonl").open(mode, encoding="utf-8")
-        self._log: TextIO = (self.path / "log.txt").open(mode, encoding="utf-8")
+        self._log: TextIO = (self.path / _LOG).open(mode, encoding="utf-8")
+        fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # to the end of the process: it is ours
 
     def _unwritable(self, error: Exception) -> ConfigError:
         return ConfigError(f"--runs: {self.path} cannot be written ({error}); name another folder")
@@ -85,9 +152,13 @@ class RunFolder:
         named = {entry.name: view.contiguous().clone() for entry, view in views}
         self._write("model.safetensors", save(named, {"hash": model_hash(params)}))
 
+    def mark(self, mark: RunMark) -> None:
+        """run.json."""
+        self._write(_MARK, orjson.dumps(asdict(mark), option=orjson.OPT_INDENT_2))
+
     def report(self, figures: dict[str, object]) -> None:
-        """report.json."""
-        self._write("report.json", orjson.dumps(figures, option=orjson.OPT_INDENT_2))
+        """report.json, which ends the run."""
+        self._write(_REPORT, orjson.dumps(figures, option=orjson.OPT_INDENT_2))
 
     def _write(self, name: str, content: bytes) -> None:
         temporary = self.path / f".{name}.part"

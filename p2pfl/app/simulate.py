@@ -23,12 +23,12 @@ from p2pfl.app.console import Display, table
 from p2pfl.app.options import parse_options
 from p2pfl.app.profile import Profile, profile_table, profiling
 from p2pfl.app.run import RunFolder
-from p2pfl.learn.params import model_hash
 from p2pfl.compute.cohort import Cohort
 from p2pfl.compute.job import Compute
 from p2pfl.compute.processes import Processes
 from p2pfl.courses.course import HoldsModel, Resumes
 from p2pfl.errors import require
+from p2pfl.learn.params import model_hash
 from p2pfl.node.events import CourseEnded, Event, UpdateMissing
 from p2pfl.sim.availability import Availability
 from p2pfl.sim.loop import run_virtual

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch import Tensor
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
 from p2pfl.courses.durable import Durable
 from p2pfl.courses.learner import Learner
-from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update, number, require_seat
+from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Update, number, require_seat
 from p2pfl.courses.outbox import Outbox
 from p2pfl.courses.rounds import Clients, Collected, RoundRules
 from p2pfl.errors import CourseError, require
@@ -33,7 +32,6 @@ from p2pfl.topology.graph import Topology
 
 __all__ = ["FEDAVG", "FedAvgSettings", "Server", "Trainer"]
 
-_LINGER_SECONDS = 5.0
 _FIRST_TERM = 1
 
 
@@ -146,7 +144,7 @@ class Server:
             reason = await self._play_round(node, self._round)
         if reason is not None and self._settings.keep == "best" and self._best.params is not None:
             self.params = self._best.params
-        await self._finish(node, self._round)
+        await self._clients.finish(node, Finish(self._round, self._learner.tensors(self.params)))
         if reason is None:
             return  # a pause
         if not self._updates:
@@ -180,20 +178,6 @@ class Server:
         self.params = as_tensor(state["params"])
         self._round, self._updates = int(state["round"]), int(state["updates"])
         self._best.resume(state)
-
-    async def _finish(self, node: Node, rounds: int) -> None:
-        """Give the result to every client; who is cut off at this moment has a little time to come back for it."""
-        message, owed = Finish(rounds, self._learner.tensors(self.params)), set(self._clients.awake(node))
-        with suppress(TimeoutError), node.waiting("clients that were cut off, to give them the result"):
-            now = asyncio.get_running_loop().time()
-            async with asyncio.timeout_at(max(now + _LINGER_SECONDS, self._clients.back_by(node))):
-                while True:
-                    linked = await node.meet(owed, at_least=0)
-                    missed = await node.tell_all(linked, message)
-                    owed -= {peer.seat for peer in linked if peer not in missed}
-                    if not owed:
-                        return
-                    await node.change()
 
     async def _train(self, node: Node, round: int) -> Collected:
         cohort = await self._clients.cohort(node, round)
@@ -298,10 +282,11 @@ class Trainer:
         return Score(number(found.loss), found.accuracy, found.num_examples)
 
     @Finish.handler
-    async def finish(self, message: Finish, peer: Peer) -> None:
+    async def finish(self, ask: Finish, peer: Peer) -> Finished:
         require_seat(peer, self._server)
-        self.params = self._learner.vector(message.params)
+        self.params = self._learner.vector(ask.params)
         self._over.set()
+        return Finished()
 
 
 def _play(place: Place) -> tuple[object, ...]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from p2pfl.courses.course import Course, Place
 from p2pfl.courses.fedavg import FedAvgSettings, Server, Trainer
 from p2pfl.courses.learner import Learner
-from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update, require_seat
+from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Update, require_seat
 from p2pfl.courses.rounds import Clients
 from p2pfl.errors import ConfigError, CourseError
 from p2pfl.node.node import Node
@@ -56,6 +56,7 @@ class Edge:
         self._edge_rounds = settings.edge_rounds
         self._clients = Clients(clients, settings.rules, learner)
         self._server = server
+        self._rounds = 0  # once the course is over
         self._node: Node | None = None
         self._ready = asyncio.Event()
         self._over = asyncio.Event()
@@ -67,6 +68,7 @@ class Edge:
         self._ready.set()
         with node.waiting("the end of the course"):
             await self._over.wait()
+        await self._clients.finish(node, Finish(self._rounds, self._learner.tensors(self.params)))
 
     async def _obey(self, peer: Peer) -> Node:
         """Our node, once its clients are there. Messages may come before `run` has begun."""
@@ -94,11 +96,12 @@ class Edge:
         return await self._clients.evaluate(await self._obey(peer), ask)
 
     @Finish.handler
-    async def finish(self, message: Finish, peer: Peer) -> None:
-        node = await self._obey(peer)
-        self.params = self._learner.vector(message.params)
-        await node.tell_all(await node.meet(self._clients.awake(node), at_least=0), message)
+    async def finish(self, ask: Finish, peer: Peer) -> Finished:
+        await self._obey(peer)
+        self.params = self._learner.vector(ask.params)
+        self._rounds = ask.rounds
         self._over.set()
+        return Finished()
 
 
 def _play(place: Place) -> tuple[object, ...]:

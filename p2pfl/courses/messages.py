@@ -9,7 +9,7 @@ from p2pfl.node.peer import Peer
 from p2pfl.wire.message import Message, Request
 from p2pfl.wire.tensor import Tensors
 
-__all__ = ["Evaluate", "Finish", "Score", "Train", "Update", "number", "require_seat"]
+__all__ = ["Evaluate", "Finish", "Finished", "Score", "Train", "Update", "number", "require_seat"]
 
 
 class Update(Message):
@@ -49,7 +49,11 @@ class Evaluate(Request[Score]):
     params: Tensors
 
 
-class Finish(Message):
+class Finished(Message):
+    """The model was taken."""
+
+
+class Finish(Request[Finished]):
     """The course is over, and this is its model."""
 
     rounds: int

@@ -15,7 +15,7 @@ from torch import Tensor
 from p2pfl.aggregators.mean import WeightedMean
 from p2pfl.courses.attendance import Attendance
 from p2pfl.courses.learner import Learner, seed_of
-from p2pfl.courses.messages import Evaluate, Score, Train, Update
+from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update
 from p2pfl.errors import RemoteProtocolError
 from p2pfl.journal.certificate import Contribution
 from p2pfl.node.events import Event, UpdateMissing
@@ -26,6 +26,7 @@ __all__ = ["ClientExcluded", "ClientReadmitted", "Clients", "Collected", "RoundR
 
 _LATE = "nothing came before the deadline"
 _PAUSE_SECONDS = 1.0
+_LINGER_SECONDS = 5.0
 _AT_ONCE = 1000  # clients that are asked together where all are asked
 
 
@@ -220,6 +221,15 @@ class Clients:
             _mean((score.accuracy, score.num_examples) for score in scores),
             sum(score.num_examples for score in scores),
         )
+
+    async def finish(self, node: Node, ask: Finish) -> None:
+        """Give the result to all who are awake; who is cut off at this moment has a little time to come back for it."""
+        linger = max(_LINGER_SECONDS, self._patience(node))
+        peers = {*self._known.values(), *await node.meet(self.awake(node), at_least=0)}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(linger), node.ask_all(peers, ask, rejoin_seconds=linger) as replies:
+                async for _ in replies:
+                    pass
 
     async def _scores(self, node: Node, clients: Sequence[Peer], ask: Evaluate) -> list[Score]:
         scores: list[Score] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,7 +32,7 @@ class Certificate:
     term: int
     aggregate_hash: str
     contributions: tuple[Contribution, ...]  # by seat
-    signatures: Mapping[str, str] = field(default_factory=dict)  # peer id -> what it signed `statement` with
+    signatures: dict[str, str] = field(default_factory=dict)  # peer id -> what it signed `statement` with
 
     @property
     def statement(self) -> bytes:

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, Protocol, runtime_checkable
 
-from p2pfl.errors import LinkError
+from p2pfl.crypto.signing import Signer
+from p2pfl.errors import HandshakeFailed, LinkError, LinkRefused, LinkTruncated
 from p2pfl.link.ram import ram_bytes
 from p2pfl.wire.packet import Packet
 
-__all__ = ["Link", "LinkLimits", "LinkStatistics", "Listener", "Mountable", "Receiver", "Transport"]
+__all__ = [
+    "CloseCode", "DialsBack", "Link", "LinkLimits", "LinkStatistics", "Listener", "MessageSocket", "Mountable",
+    "Receiver", "Relayed", "Transport", "Tunnelling", "error_of_close",
+]  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -53,6 +58,7 @@ class Link(Protocol):
     remote: str  # the peer id that the other end has proven
     initiator: bool  # whether we dialled
     remote_caps: dict[str, object]  # what the other end said about itself in the handshake (not to be trusted)
+    suite: str  # how it is encrypted, such as "Noise_XX_25519_AESGCM_SHA256"; empty within a process
     channel_id: bytes  # the same at both ends and on no other link; what end-to-end signatures are bound to
     statistics: LinkStatistics
     renew_at: float  # when, on the loop's clock, a new link should take its place; infinite if it has no keys
@@ -77,6 +83,13 @@ class Link(Protocol):
 
     def abort(self, error: LinkError) -> None:
         """End at once; the receiver is told `error`."""
+
+
+@runtime_checkable
+class Relayed(Protocol):
+    """A link whose messages a third node carries, which can neither read nor change them."""
+
+    relay: str  # the peer id of who carries
 
 
 class Listener(Protocol):
@@ -116,6 +129,7 @@ class Transport(Protocol):
     """How a node reaches others."""
 
     peer_id: str  # who we are
+    signer: Signer | None  # signs as who we are; None: our ids prove nothing
     refused: Callable[[str, LinkError], None] | None  # told the address of each dialler that was turned away, and why
     scheme: str  # what its addresses look like, for error messages
 
@@ -133,8 +147,75 @@ class Transport(Protocol):
 
 
 @runtime_checkable
+class DialsBack(Protocol):
+    """A transport that knows from where a link came."""
+
+    async def dial_back(self, link: Link, port: int) -> None:
+        """See whether who dialled `link` can be dialled: at `port` of the host from which it came, and nowhere else.
+
+        Nothing is pinned, and what was made is closed. Raises LinkError if the peer of `link` does not answer there.
+        """
+
+
+@runtime_checkable
 class Mountable(Protocol):
     """A transport whose door can be part of somebody else's web application."""
 
     def handler(self, accept: Callable[[Link], None]) -> Callable[[Any], Awaitable[Any]]:
         """A request handler for the application's router."""
+
+
+class CloseCode(IntEnum):
+    """What a socket is closed with."""
+
+    GOODBYE = 1000
+    GONE = 1001
+    HANDSHAKE = 4000
+    REFUSED = 4001
+    PROTOCOL = 4002
+    TOO_LARGE = 4003
+
+
+def error_of_close(code: int | None) -> LinkError:
+    """What the other end meant by closing its socket. No code is a goodbye: that is FIN, inside the channel."""
+    if code == CloseCode.HANDSHAKE:
+        return HandshakeFailed(
+            "the other end refused the handshake: compare network keys, names and trust at both ends"
+        )
+    if code == CloseCode.REFUSED:
+        return LinkRefused("the other end does not want this link")
+    if code == CloseCode.PROTOCOL:
+        return LinkTruncated("the other end gave up: it found our bytes against the protocol")
+    if code == CloseCode.TOO_LARGE:
+        return LinkTruncated("the other end gave up: what we sent is over its limits")
+    return LinkTruncated("the connection ended without a goodbye")
+
+
+class MessageSocket(Protocol):
+    """Binary messages over one connection, in order: what a handshake and a sealed link need."""
+
+    async def send(self, message: bytes | bytearray) -> None:
+        """Send one message, waiting for room. Raises LinkError if the connection has ended."""
+
+    async def receive(self) -> bytes | memoryview:
+        """The next message. Raises LinkError if the connection has ended, RemoteProtocolError for other messages."""
+
+    async def close(self, code: CloseCode) -> None:
+        """Close at once, saying `code` if that can be said without waiting long."""
+
+    def cut(self) -> None:
+        """Drop what is still to be sent, so that `close` need not wait for it."""
+
+
+@runtime_checkable
+class Tunnelling(Protocol):
+    """A transport that can also make links over messages which somebody else carries."""
+
+    async def dial_over(self, socket: MessageSocket, relay: str, expect: str) -> Link:
+        """Authenticate to who answers at the other end of the tunnel, which must be `expect`.
+
+        Gives a Relayed link. Raises HandshakeFailed (and its kinds), LinkRefused; the socket is closed then.
+        """
+
+    async def answer_over(self, socket: MessageSocket, relay: str, expect: str) -> Link:
+        """The same at the end that was called. To its limits, all who come over one relay are one host."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import heapq
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 
+from p2pfl.crypto.signing import Signer
 from p2pfl.errors import (
     ConfigError,
     LinkClosed,
@@ -28,6 +28,7 @@ from p2pfl.errors import (
     RemoteProtocolError,
     UntrustedPeer,
 )
+from p2pfl.link.agenda import Agenda
 from p2pfl.link.base import Link, LinkLimits, LinkStatistics, Receiver
 from p2pfl.wire.frame import check_packet, framed_size
 from p2pfl.wire.packet import Packet
@@ -36,12 +37,14 @@ __all__ = ["MemoryLink", "MemoryListener", "MemoryNetwork", "MemoryTransport"]
 
 CONNECT_SECONDS = 127.0  # after which Linux gives up a connection that nobody answers, and so do we
 GOODBYE_SECONDS = 2.0  # how long close() waits for the other end
+_ROUNDING = 1e-9  # seconds: a lag that is shorter is none
 RECORD_OVERHEAD = 18  # bytes by which a record is longer on a socket: its length and its authentication tag
 
 Delay = Callable[[str, str, int], float]
 Lines = Callable[[str, str], Callable[[int], float]]
 Accept = Callable[[Link], None]
 Wake = Callable[[str], Awaitable[None]]
+Watch = Callable[["MemoryLink", Packet], None]
 
 
 class MemoryNetwork:
@@ -51,7 +54,7 @@ class MemoryNetwork:
     one of its link. Without a delay a packet arrives in the next turn of the loop. `lines(source, destination)` gives
     the same as a function of bytes, once for each direction of a link: for a network that keeps something there.
     `wake(name)` is awaited when somebody dials a name at which nobody listens; it may change that. `opened(link)` is
-    told of each new link: its dialler's end.
+    told of each new link: its dialler's end. `watch(link, packet)` is told of each packet as it is sent.
     """
 
     def __init__(
@@ -61,23 +64,26 @@ class MemoryNetwork:
         lines: Lines | None = None,
         wake: Wake | None = None,
         opened: Callable[[MemoryLink], None] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._lines = lines if lines is not None else None if delay is None else partial(partial, delay)
         self.limits = limits or LinkLimits()
         self.wake = wake
         self._opened = opened
+        self.watch = watch
+        self.agenda = Agenda()
         self.doors: dict[str, MemoryListener] = {}
         self.links: dict[str, dict[MemoryLink, None]] = {}  # peer id -> its ends of open links
-        self.partitions: set[frozenset[str]] = set()  # pairs between which nothing passes
+        self.muted: Counter[tuple[str, str]] = Counter()  # from whom to whom nothing passes, and for how many reasons
+        self.lags: dict[tuple[str, str], float] = {}  # from whom to whom packets are late by so many seconds more
         self.offline: dict[str, asyncio.Event] = {}  # who cannot be reached, and reaches nobody; set once that is over
         self._dials = 0
-        self._agenda: list[tuple[float, int, MemoryLink]] = []  # a heap of arrivals: when, a running number, from whom
-        self._arrivals = 0
-        self._alarm = math.inf  # when the loop will look at the agenda next
 
-    def transport(self, peer_id: str, caps: dict[str, object] | None = None) -> MemoryTransport:
+    def transport(
+        self, peer_id: str, caps: dict[str, object] | None = None, signer: Signer | None = None
+    ) -> MemoryTransport:
         """The access of one node to this network."""
-        return MemoryTransport(self, peer_id, caps)
+        return MemoryTransport(self, peer_id, caps, signer)
 
     def connect(self, dialler: MemoryTransport, door: MemoryListener) -> tuple[MemoryLink, MemoryLink]:
         """Make both ends of a link: the dialler's, the listener's."""
@@ -111,13 +117,48 @@ class MemoryNetwork:
 
     def partition(self, a: str, b: str) -> None:
         """Let nothing pass between two peers, and tell nobody. What is held up passes after `heal`, as with TCP."""
-        self.partitions.add(frozenset((a, b)))
+        self.mute(a, b)
+        self.mute(b, a)
 
     def heal(self, a: str, b: str) -> None:
-        """End a partition."""
-        self.partitions.discard(frozenset((a, b)))
-        for link in self._between(a, b):
-            link.release()
+        """End a partition. Of several between the same two, the last that ends lets them talk."""
+        self.unmute(a, b)
+        self.unmute(b, a)
+
+    def mute(self, source: str, destination: str) -> None:
+        """Let nothing pass in this one direction, and make no link: a handshake would not come back."""
+        self.muted[source, destination] += 1
+
+    def unmute(self, source: str, destination: str) -> None:
+        """End what `mute` began."""
+        self.muted[source, destination] -= 1
+        self.muted = +self.muted  # without those that are 0
+        if (source, destination) not in self.muted:
+            for link in self._between(source, destination):
+                if link.local == source:
+                    link.release()
+
+    def lag(self, source: str, destination: str, seconds: float) -> None:
+        """Let packets in this direction be late by so many seconds more, or less if it is negative."""
+        late = self.lags.pop((source, destination), 0.0) + seconds
+        if late > _ROUNDING:
+            self.lags[source, destination] = late
+
+    def corrupt(self, source: str, destination: str) -> None:
+        """Change a bit of the next packet in this direction of each link: it fails to decrypt, and ends the link."""
+        for link in self._between(source, destination):
+            if link.local == source:
+                link.corrupted = True
+
+    def kill(self, peer_id: str, *, silently: bool = False) -> None:
+        """A process is gone, without a word. Nothing at its end of a link is told, and nobody answers its doors.
+
+        Its system ends the links, behind what is under way; `silently`: it is gone, too, and nobody ends them.
+        """
+        for name in [name for name, door in self.doors.items() if door.transport.peer_id == peer_id]:
+            del self.doors[name]
+        for link in tuple(self.links.get(peer_id, ())):
+            link.die(silently=silently)
 
     def _between(self, a: str, b: str) -> list[MemoryLink]:
         """Both ends of all open links between two peers."""
@@ -128,30 +169,6 @@ class MemoryNetwork:
         """Bytes to seconds in one direction of a link; None: there is no delay."""
         return None if self._lines is None else self._lines(source, destination)
 
-    def schedule(self, due: float, link: MemoryLink) -> None:
-        """Let the oldest packet of a link arrive at `due`, on the loop's clock.
-
-        One timer serves the whole network: tuples compare ten times faster than timer handles do.
-        """
-        self._arrivals += 1
-        heapq.heappush(self._agenda, (due, self._arrivals, link))
-        if due < self._alarm:
-            self._alarm = due
-            asyncio.get_running_loop().call_at(due, self._deliver, due)
-
-    def _deliver(self, alarm: float) -> None:
-        if alarm != self._alarm:
-            return  # an earlier arrival came up after this alarm was set
-        agenda, now = self._agenda, asyncio.get_running_loop().time()
-        self._alarm = math.inf
-        try:
-            while agenda and agenda[0][0] <= now:
-                heapq.heappop(agenda)[2].arrive()
-        finally:
-            if agenda and agenda[0][0] < self._alarm:
-                self._alarm = agenda[0][0]
-                asyncio.get_running_loop().call_at(self._alarm, self._deliver, self._alarm)
-
     def __repr__(self) -> str:
         return f"<MemoryNetwork {len(self.doors)} listening, {sum(map(len, self.links.values())) // 2} links>"
 
@@ -161,9 +178,16 @@ class MemoryTransport:
 
     scheme = "memory:<peer id>"
 
-    def __init__(self, network: MemoryNetwork, peer_id: str, caps: dict[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        network: MemoryNetwork,
+        peer_id: str,
+        caps: dict[str, object] | None = None,
+        signer: Signer | None = None,
+    ) -> None:
         self.network = network
         self.peer_id = peer_id
+        self.signer = signer
         self.refused: Callable[[str, LinkError], None] | None = None  # nobody is turned away here
         self.caps = caps or {}
 
@@ -181,7 +205,7 @@ class MemoryTransport:
             raise LinkToSelf(f"memory:{name} is this node itself")
         if expect is not None and answering != expect:
             raise UntrustedPeer(f"{answering} answers at memory:{name}, where {expect} was expected")
-        if frozenset((answering, self.peer_id)) in self.network.partitions:
+        if {(answering, self.peer_id), (self.peer_id, answering)} & self.network.muted.keys():
             raise PeerUnreachable(f"memory:{name} does not answer")
         for end in (self.peer_id, answering):
             if (away := self.network.offline.get(end)) is not None:
@@ -192,6 +216,10 @@ class MemoryTransport:
         near, far = self.network.connect(self, door)
         door.admit(far)
         return near
+
+    async def dial_back(self, link: Link, port: int) -> None:
+        """See whether who dialled `link` listens under its peer id; there are no ports. See DialsBack."""
+        await (await self.dial(link.remote, link.remote)).close()
 
     async def listen(self, address: str, accept: Accept) -> MemoryListener:
         """Take a name, by default the peer id; see Transport."""
@@ -235,6 +263,7 @@ class MemoryLink:
         "__weakref__",
         "_closing",
         "_context",
+        "_dead",
         "_delay",
         "_due",
         "_error",
@@ -247,9 +276,10 @@ class MemoryLink:
         "_wake",
         "_wire",
         "channel_id",
+        "corrupted",
         "initiator",
         "local",
-        "pair",
+        "path",
         "peer",
         "remote",
         "remote_caps",
@@ -257,17 +287,19 @@ class MemoryLink:
         "statistics",
     )
 
+    suite = ""  # nothing is encrypted
     peer: MemoryLink  # the other end
 
     def __init__(self, near: MemoryTransport, far: MemoryTransport, channel_id: bytes, *, initiator: bool) -> None:
         self.local = near.peer_id
         self.remote = far.peer_id
-        self.pair = frozenset((near.peer_id, far.peer_id))
+        self.path = (near.peer_id, far.peer_id)
         self.initiator = initiator
         self.remote_caps = dict(far.caps)
         self.channel_id = channel_id
         self.statistics = LinkStatistics()
         self.renew_at = math.inf
+        self.corrupted = False  # whether the next packet that we have sent is changed on its way
         self._network = near.network
         self._delay = near.network.line(self.local, self.remote)
         self._loop = asyncio.get_running_loop()
@@ -279,6 +311,7 @@ class MemoryLink:
         self._held = 0  # arrivals that a partition holds up
         self._due = 0.0  # when the last thing on the wire arrives
         self._closing = False
+        self._dead = False  # our process has been killed
         self._error: LinkError | None = None  # once ended
         self._wake: asyncio.Event | None = None  # made by the first who waits
 
@@ -297,6 +330,8 @@ class MemoryLink:
         self.statistics.packets_sent += 1
         self.statistics.bytes_sent += size
         self._put(packet, size)
+        if self._network.watch is not None:
+            self._network.watch(self, packet)
 
     def withdraw(self, packet: Packet) -> bool:
         """Take back a packet that has not arrived; see Link."""
@@ -308,6 +343,11 @@ class MemoryLink:
                 self.statistics.bytes_sent -= size
                 return True
         return False
+
+    @property
+    def queued(self) -> int:
+        """Bytes that were sent and have not arrived."""
+        return self._queued
 
     async def drain(self) -> None:
         """Wait until little is on the wire; see Link."""
@@ -339,6 +379,14 @@ class MemoryLink:
         for end in (self, self.peer):
             end.abort(LinkTruncated(f"the link to {end.remote[:10]} was cut{reason and ': '}{reason}"))
 
+    def die(self, *, silently: bool) -> None:
+        """Our process is gone, so that nobody is told here; see MemoryNetwork.kill."""
+        self._dead, self._receiver = True, None
+        if self._error is None:
+            self._end(LinkTruncated("killed"))
+            if not silently:
+                self._put(LinkTruncated(f"{self.local[:10]} is gone without a goodbye"), 0)
+
     def release(self) -> None:
         """Let pass what a partition held up."""
         held, self._held = self._held, 0
@@ -350,11 +398,13 @@ class MemoryLink:
         self._queued += size
         network, loop = self._network, self._loop
         delay = self._delay(size) if self._delay is not None else 0.0
+        if network.lags:
+            delay += network.lags.get(self.path, 0.0)
         if delay or self._due:
             now = loop.time()
             self._due = max(self._due, now + delay)
             if self._due > now:
-                network.schedule(self._due, self)
+                network.agenda.add(self._due, self)
                 return
         loop.call_soon(self._arrive, context=self.peer._context)
 
@@ -365,17 +415,24 @@ class MemoryLink:
     def _arrive(self) -> None:
         """Take the oldest from the wire: timers that are due together fire in any order, packets do not."""
         network = self._network
-        if network.partitions and self.pair in network.partitions:
+        if network.muted and self.path in network.muted:
             self._held += 1
             return
         item, size = self._wire.popleft()
         self._queued -= size
         if self._wake is not None:
             self._wake.set()
-        if item is not None:
-            self.peer._take(item, size)
+        if item is None:
+            return
+        if self.corrupted and isinstance(item, Packet):
+            self.corrupted = False
+            self.peer.abort(RemoteProtocolError("bytes were changed on the way: they do not decrypt"))
+            return
+        self.peer._take(item, size)
 
     def _begin(self, receiver: Receiver) -> None:
+        if self._dead:
+            return
         self._receiver = receiver
         if self._error is not None:
             receiver.link_closed(self._error)

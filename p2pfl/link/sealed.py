@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
-from enum import IntEnum
-from typing import Protocol
 
 from p2pfl.errors import HandshakeFailed, LinkClosed, LinkError, LinkRefused, LinkTruncated, RemoteProtocolError
-from p2pfl.link.base import LinkLimits, LinkStatistics, Receiver
+from p2pfl.link.base import CloseCode, LinkLimits, LinkStatistics, MessageSocket, Receiver, error_of_close
 from p2pfl.link.channel import MAX_RECORDS, SecureChannel
-from p2pfl.wire.frame import FrameReader, FrameWriter, OversizeError, Record, check_packet
+from p2pfl.link.transfers import Transfers
+from p2pfl.wire.frame import FrameReader, FrameWriter, Have, OversizeError, Record, Resumed, check_packet
 from p2pfl.wire.packet import Packet
+from p2pfl.wire.transfer import Begun, Partial, TransferId
 
 __all__ = ["CloseCode", "MessageSocket", "SealedLink", "error_of_close"]
 
@@ -25,59 +25,26 @@ GOODBYE_SECONDS = 2.0  # how long close() waits for the other end
 BATCH_BYTES = 100_000  # a message takes no further record from here on: two full ones are the fastest, see benchmarks
 
 
-class CloseCode(IntEnum):
-    """What a socket is closed with."""
-
-    GOODBYE = 1000
-    GONE = 1001
-    HANDSHAKE = 4000
-    REFUSED = 4001
-    PROTOCOL = 4002
-    TOO_LARGE = 4003
-
-
-def error_of_close(code: int | None) -> LinkError:
-    """What the other end meant by closing its socket. No code is a goodbye: that is FIN, inside the channel."""
-    if code == CloseCode.HANDSHAKE:
-        return HandshakeFailed(
-            "the other end refused the handshake: compare network keys, names and trust at both ends"
-        )
-    if code == CloseCode.REFUSED:
-        return LinkRefused("the other end does not want this link")
-    if code == CloseCode.PROTOCOL:
-        return LinkTruncated("the other end gave up: it found our bytes against the protocol")
-    if code == CloseCode.TOO_LARGE:
-        return LinkTruncated("the other end gave up: what we sent is over its limits")
-    return LinkTruncated("the connection ended without a goodbye")
-
-
-class MessageSocket(Protocol):
-    """Binary messages over one connection."""
-
-    async def send(self, message: bytearray) -> None:
-        """Send one message, waiting for room. Raises LinkError if the connection has ended."""
-
-    async def receive(self) -> bytes:
-        """The next message. Raises LinkError if the connection has ended, RemoteProtocolError for other messages."""
-
-    async def close(self, code: CloseCode) -> None:
-        """Close at once, saying `code` if that can be said without waiting long."""
-
-
 class SealedLink:
-    """An open link; see `Link`. `spare` tells how many bytes there are for packets under way on all links."""
+    """An open link; see `Link`.
+
+    `spare` tells how many bytes there are for packets under way on all links, once room is made for those that it is
+    given. `transfers` is what the links of a node leave to each other.
+    """
 
     def __init__(
         self,
         socket: MessageSocket,
         channel: SecureChannel,
         limits: LinkLimits,
-        spare: Callable[[], float] = lambda: math.inf,
+        spare: Callable[[int], float] = lambda wanted: math.inf,
+        transfers: Transfers | None = None,
     ) -> None:
         self.local = channel.local
         self.remote = channel.remote
         self.initiator = channel.initiator
         self.remote_caps = channel.remote_caps
+        self.suite = channel.suite
         self.channel_id = channel.channel_id
         self.statistics = LinkStatistics()
         self._socket = socket
@@ -86,7 +53,8 @@ class SealedLink:
         self._spare = spare
         self._loop = asyncio.get_running_loop()
         self.renew_at = self._loop.time() + limits.renew_seconds
-        self._outgoing = FrameWriter(limits.max_streams)
+        self._transfers = transfers or Transfers()
+        self._outgoing = FrameWriter(limits.max_streams, self.channel_id, self._begun_before)
         self._incoming: FrameReader | None = None  # while the link is open
         self._receiver: Receiver | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -104,7 +72,10 @@ class SealedLink:
         if self._error is not None:
             self._loop.call_soon(receiver.link_closed, self._error)
             return
-        self._incoming = incoming = FrameReader(self._limits, receiver.admit, self._spare)
+        self._incoming = incoming = FrameReader(
+            self._limits, receiver.admit, self._spare, self.channel_id, self._left_of
+        )
+        self._transfers.opened(self)
         self._watch_progress(incoming, {}, self._loop.time())
         self._spawn(self._read(incoming, receiver))
         self._spawn(self._write())
@@ -154,7 +125,8 @@ class SealedLink:
         if self._error is not None:
             return
         self._error = error
-        self._incoming = None
+        incoming, self._incoming = self._incoming, None
+        self._transfers.ended(self, () if incoming is None else incoming.partials(), self._outgoing.begun)
         self._room.set()
         if self._watch is not None:
             self._watch.cancel()
@@ -167,6 +139,16 @@ class SealedLink:
     def reserved(self) -> int:
         """Bytes of memory that packets on their way in take."""
         return 0 if self._incoming is None else self._incoming.reserved
+
+    def carries(self, transfer: TransferId) -> bool:
+        """Whether a packet of that name is on its way in."""
+        return self._incoming is not None and self._incoming.holds(transfer)
+
+    def _begun_before(self, buffers: tuple[memoryview, ...]) -> Begun | None:
+        return self._transfers.begun_before(self.remote, buffers)
+
+    def _left_of(self, transfer: TransferId, sizes: tuple[int, ...]) -> Partial | None:
+        return self._transfers.take(self, transfer, sizes)
 
     async def wait_ended(self) -> None:
         """Wait until the link has ended and its socket is closed."""
@@ -219,18 +201,36 @@ class SealedLink:
         try:
             while not incoming.finished:
                 message = await self._socket.receive()
+                if self._error is not None:  # ended by another task, while the message was waiting here
+                    return
                 self.statistics.bytes_received += len(message)
-                for record in self._channel.open_message(message):
-                    if (packet := incoming.feed(record)) is not None:
-                        self.statistics.packets_received += 1
-                        receiver.packet_received(packet)
-                        if self._error is not None:  # the receiver has ended the link
-                            return
+                for record in self._open(message):
+                    if (arrived := incoming.feed(record)) is None:
+                        continue
+                    if not isinstance(arrived, Packet):
+                        self._resume(arrived)
+                        continue
+                    self.statistics.packets_received += 1
+                    receiver.packet_received(arrived)
+                    if self._error is not None:  # the receiver has ended the link
+                        return
             self.abort(LinkClosed(f"{self.remote[:10]} said goodbye"))
         except LinkTruncated as error:
             self.abort(LinkClosed(f"said goodbye to {self.remote[:10]}") if self._said_goodbye else error)
         except LinkError as error:
             self.abort(error)
+
+    def _open(self, message: bytes | memoryview) -> Iterator[memoryview]:
+        return self._channel.open_message(message)
+
+    def _resume(self, told: Have | Resumed) -> None:
+        """Let a transfer go on from where an earlier link has left it."""
+        if isinstance(told, Have):
+            self._outgoing.go_on(told)
+            self._room.set()
+        else:
+            self._outgoing.answer(told)
+        self._ready.set()
 
     def _watch_progress(self, incoming: FrameReader, before: dict[int, int], due: float) -> None:
         """End the link if a transfer got on too slowly since the last look."""

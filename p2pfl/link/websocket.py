@@ -9,33 +9,37 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp import WSMsgType, hdrs, web
 
 from p2pfl.crypto.identity import Identity, NetworkKey
+from p2pfl.crypto.signing import IdentitySigner, Signer
 from p2pfl.errors import (
     HandshakeFailed,
     LinkError,
     LinkRefused,
     LinkTruncated,
-    ListenFailed,
     PeerUnreachable,
     RemoteProtocolError,
     VersionMismatch,
 )
 from p2pfl.link.address import Address, parse_address
 from p2pfl.link.admission import Doorkeeper, Turned
-from p2pfl.link.base import Link, LinkLimits
+from p2pfl.link.base import Link, LinkLimits, MessageSocket
+from p2pfl.link.channel import SecureChannel
+from p2pfl.link.handshaking import TunnelLink, greet, return_greeting, shake
+from p2pfl.link.pages import Pages, open_port, refusal, system_words
 from p2pfl.link.sealed import CloseCode, SealedLink, error_of_close
 from p2pfl.link.secure import VERSIONS, Handshake, SecuritySettings, choose_subprotocol, offered_subprotocols
 from p2pfl.link.tls import TlsSettings
+from p2pfl.link.transfers import Transfers
 from p2pfl.link.trust import TrustPolicy
 from p2pfl.wire.frame import OversizeError
 
@@ -57,6 +61,8 @@ class WebSocketTransport:
     """How one node reaches others over sockets and is reached: who it is, whom it trusts, what it bears.
 
     `caps` is what it says about itself in a handshake: JSON, at most 1 KiB. Raises ConfigError.
+
+    `pages` is what its ports answer to plain GETs, beside the links; none, unless somebody sets some.
     """
 
     scheme = "host:port, ws://host:port or wss://host:port"
@@ -73,7 +79,9 @@ class WebSocketTransport:
         caps: dict[str, object] | None = None,
     ) -> None:
         self.peer_id = identity.peer_id
+        self.signer: Signer | None = IdentitySigner(identity)
         self.refused: Callable[[str, LinkError], None] | None = None
+        self.pages = Pages()
         self.limits = limits or LinkLimits()
         self.versions = VERSIONS
         self._security = SecuritySettings(
@@ -81,15 +89,29 @@ class WebSocketTransport:
         )
         self._tls = tls
         self._established: dict[_Socket, SealedLink] = {}
+        self._tunnelled: WeakSet[TunnelLink] = WeakSet()  # until they have ended, or are forgotten
+        self._transfers = Transfers()
         self._doorkeeper: Doorkeeper | None = None  # made with the first knock: it needs the loop's clock
 
     async def dial(self, address: str, expect: str | None = None) -> SealedLink:
         """Connect and authenticate; see Transport."""
         target = parse_address(address, tls=self._tls is not None)
-        if len(self._established) >= self.limits.links:
-            raise LinkRefused(f"this node has {self.limits.links} links already: close some, or raise limits.links")
+        return await self._dial(target, expect, target.label)
+
+    async def dial_back(self, link: Link, port: int) -> None:
+        """See whether who dialled us can be dialled; see DialsBack."""
+        wire = next((wire for wire, known in self._established.items() if known is link), None)
+        source = None if wire is None or link.initiator else wire.transport.get_extra_info("peername")
+        if not isinstance(source, tuple):
+            raise PeerUnreachable("the link did not come from a host that could be dialled")
+        target = Address(source[0], port, tls=self._tls is not None)
+        await (await self._dial(target, link.remote, None)).close()
+
+    async def _dial(self, target: Address, expect: str | None, label: str | None) -> SealedLink:
+        """`label` is what trust knows the place by; None: we take a peer's word for it, and `expect` must be there."""
+        self._check_room()
         offered = offered_subprotocols(self.versions)
-        session = self._session(target)
+        session = self._session(target, named=label is not None)
         try:
             ws = await self._upgrade(session, target, offered)
             wire = _Socket(ws, self._established, session)
@@ -98,7 +120,7 @@ class WebSocketTransport:
                     f"what answers at {target} is a WebSocket, but no p2pfl node: correct the address"
                 )
             handshake = Handshake(
-                self._security, initiator=True, offered=offered, chosen=ws.protocol, expect=expect, label=target.label
+                self._security, initiator=True, offered=offered, chosen=ws.protocol, expect=expect, label=label
             )
             return await self._shake(wire, handshake, handshake.begin())
         except BaseException:
@@ -113,13 +135,10 @@ class WebSocketTransport:
         answer = self.handler(accept)
 
         async def route(request: web.BaseRequest) -> web.StreamResponse:
-            return await answer(request) if request.path == where.path else _refusal(HTTPStatus.NOT_FOUND)
+            return await answer(request) if request.path == where.path else self.pages.answer(request)
 
         server = web.Server(route, keepalive_timeout=self.limits.upgrade_seconds, access_log=None)
-        try:
-            opened = await asyncio.get_running_loop().create_server(server, where.host, where.port, ssl=tls)
-        except OSError as error:
-            raise ListenFailed(f"cannot listen at {where}: {_reason(error)}: choose another port or host") from error
+        opened = await open_port(server, where, str(where), tls)
         return WebSocketListener(opened, server, where, self._established)
 
     def handler(self, accept: Accept) -> Handler:
@@ -129,19 +148,20 @@ class WebSocketTransport:
             try:
                 return await self._answer(request, accept)
             except Turned as turned:
-                return _refusal(turned.status)
+                return refusal(turned.status)
             except VersionMismatch as error:
                 self._tell_refused(request, error)
-                return _refusal(HTTPStatus.UPGRADE_REQUIRED, offered_subprotocols(self.versions))
+                spoken: dict[str, str] = {hdrs.SEC_WEBSOCKET_PROTOCOL: ", ".join(offered_subprotocols(self.versions))}
+                return refusal(HTTPStatus.UPGRADE_REQUIRED, spoken)
             except HandshakeFailed as error:
                 self._tell_refused(request, error)
-                return _refusal(HTTPStatus.BAD_REQUEST)
+                return refusal(HTTPStatus.BAD_REQUEST)
 
         return answer
 
     async def _answer(self, request: web.BaseRequest, accept: Accept) -> web.StreamResponse:
         """Upgrade, authenticate, and stay until the link has ended."""
-        with self._doors.half_open(request.remote or "", len(self._established)):
+        with self._doors.half_open(request.remote or "", len(self._links)):
             offered = _listed(request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, ()))
             chosen = choose_subprotocol(offered, self.versions)
             ws = web.WebSocketResponse(
@@ -175,37 +195,59 @@ class WebSocketTransport:
         return self._doorkeeper
 
     async def _shake(self, wire: _Socket, handshake: Handshake, message: bytes = b"") -> SealedLink:
-        """Exchange the messages of a handshake; a failure closes the socket. Raises HandshakeFailed, LinkRefused."""
-        try:
-            async with asyncio.timeout(self.limits.handshake_seconds):
-                while True:
-                    if message:
-                        await wire.send(message)
-                    if handshake.done:
-                        break
-                    message = handshake.receive(await wire.receive())
-        except TimeoutError as error:
-            await wire.close(CloseCode.HANDSHAKE)
-            raise HandshakeFailed(f"no handshake within {self.limits.handshake_seconds:g} s") from error
-        except (LinkTruncated, RemoteProtocolError) as error:
-            await wire.close(CloseCode.HANDSHAKE)
-            raise HandshakeFailed(f"the handshake broke off: {error}") from error
-        except BaseException as error:
-            if isinstance(error, asyncio.CancelledError):
-                wire.cut()  # whoever cancels does not want to wait for a polite end
-            await wire.close(CloseCode.HANDSHAKE)
-            raise
-        link = SealedLink(wire, handshake.channel, self.limits, self._spare)
+        """See `shake`."""
+        channel = await shake(wire, handshake, self.limits, message)
+        link = SealedLink(wire, channel, self.limits, self._spare, self._transfers)
         self._established[wire] = link
         return link
 
-    def _spare(self) -> int:
-        """Bytes of memory for packets that are under way, on any link. Counted anew: what is counted cannot leak."""
-        return self.limits.max_under_way_in_all - sum(link.reserved for link in self._established.values())
+    async def dial_over(self, socket: MessageSocket, relay: str, expect: str) -> TunnelLink:
+        """Authenticate through a tunnel; see Tunnelling."""
+        self._check_room()
+        return self._tunnel(socket, relay, await greet(socket, self._security, self.limits, expect))
 
-    def _session(self, target: Address) -> aiohttp.ClientSession:
-        """One per link: nobody has to close a transport, and no pool of connections can run dry."""
-        tls = (self._tls or TlsSettings()).client_context() if target.tls else True
+    async def answer_over(self, socket: MessageSocket, relay: str, expect: str) -> TunnelLink:
+        """Be authenticated to through a tunnel; see Tunnelling."""
+        try:
+            with self._doors.half_open(f"relay:{relay}", len(self._links)):
+                return self._tunnel(
+                    socket, relay, await return_greeting(socket, self._security, self.limits, expect)
+                )
+        except Turned as turned:
+            await socket.close(CloseCode.REFUSED)
+            raise LinkRefused(f"too many come over {relay[:10]} ({turned}): this was one more") from turned
+
+    def _check_room(self) -> None:
+        if len(self._links) >= self.limits.links:
+            raise LinkRefused(f"this node has {self.limits.links} links already: close some, or raise limits.links")
+
+    @property
+    def _links(self) -> list[SealedLink]:
+        """All that are open."""
+        return [*self._established.values(), *(link for link in self._tunnelled if not link.ended)]
+
+    def _tunnel(self, socket: MessageSocket, relay: str, channel: SecureChannel) -> TunnelLink:
+        link = TunnelLink(socket, relay, channel, self.limits, self._spare, self._transfers)
+        self._tunnelled.add(link)
+        return link
+
+    def _spare(self, wanted: int = 0) -> int:
+        """Bytes of memory for packets that are under way, on any link. Counted anew: what is counted cannot leak.
+
+        What links that broke have left behind makes way for the bytes that are wanted.
+        """
+        free = self.limits.max_under_way_in_all - sum(link.reserved for link in self._links)
+        self._transfers.make_way(free - wanted)
+        return free - self._transfers.reserved
+
+    def _session(self, target: Address, *, named: bool) -> aiohttp.ClientSession:
+        """One per link: nobody has to close a transport, and no pool of connections can run dry.
+
+        `named`: the host is one that its certificate names, and not where a link happened to come from.
+        """
+        tls = (self._tls or TlsSettings()).client_context() if target.tls else None
+        if tls is not None:
+            tls.check_hostname = named
 
         async def refuse(*_: object) -> None:
             raise HandshakeFailed(f"{target} redirects elsewhere: dial where it points to, if you trust that")
@@ -213,7 +255,7 @@ class WebSocketTransport:
         redirects = aiohttp.TraceConfig()
         redirects.on_request_redirect.append(refuse)
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=tls, use_dns_cache=False),
+            connector=aiohttp.TCPConnector(ssl=tls or True, use_dns_cache=False),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),
             trace_configs=[redirects],
@@ -239,7 +281,7 @@ class WebSocketTransport:
         except aiohttp.ClientSSLError as error:
             raise HandshakeFailed(f"{target}: TLS failed ({error}): check tls_ca, or the other end's cert") from error
         except aiohttp.ClientConnectorError as error:
-            reason = _reason(error.os_error)
+            reason = system_words(error.os_error)
             raise PeerUnreachable(f"{target}: {reason}: is the node running there, and the port right?") from error
         except aiohttp.WSServerHandshakeError as error:
             raise self._declined(target, error) from error
@@ -260,7 +302,7 @@ class WebSocketTransport:
         return HandshakeFailed(f"{target} answered with HTTP {error.status}, not with an upgrade: correct the address")
 
     def __repr__(self) -> str:
-        return f"<WebSocketTransport of {self._security.identity.peer_id[:10]}, {len(self._established)} links>"
+        return f"<WebSocketTransport of {self._security.identity.peer_id[:10]}, {len(self._links)} links>"
 
 
 class WebSocketListener:
@@ -354,19 +396,6 @@ def _tune(connection: socket.socket | None) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
-
-
-def _reason(error: OSError) -> str:
-    """The system's words: those of asyncio repeat the address and hide the reason."""
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-
-
-def _refusal(status: HTTPStatus, supported: Iterable[str] = ()) -> web.Response:
-    response = web.Response(status=status)
-    response.force_close()
-    if supported:
-        response.headers[hdrs.SEC_WEBSOCKET_PROTOCOL] = ", ".join(supported)
-    return response
 
 
 def _listed(headers: Iterable[str]) -> list[str]:

@@ -51,6 +51,7 @@ class Dispatch:
     def __init__(self, emit: Callable[[Event], None]) -> None:
         self.schemas: set[Schema] = set()  # of the tensors that were agreed; empty: any are taken
         self.failures = 0  # handlers that raised
+        self.expecting = False  # roles are yet to come: who sends what they will handle does nothing wrong
         self._roles: list[object] = []
         self._table: dict[str, _Entry] = {}
         self._emit = emit
@@ -111,12 +112,12 @@ class Dispatch:
         """Handle one message of a peer; the encoded reply, if it was asked for one.
 
         Raises RemoteProtocolError for a message that is wrong, also where the handler says so; HandlerError for a
-        handler of ours that failed, and for a request that no role of ours answers.
+        handler of ours that failed, and for a request that no role of ours answers; Unready if one may do so yet.
         """
         entry = self._table.get(content.tag)
         if entry is None:
-            reason = f"nothing here handles {content.tag[:40]!r}"
-            raise Unready(reason) if asked else RemoteProtocolError(reason)
+            self._unhandled(content.tag, asked=asked)
+            return None
         if asked is (entry.reply is None):
             raise RemoteProtocolError(f"{entry.kind.tag} is not to be {'asked' if asked else 'told'}")
         message = self.checked(entry.kind, content)
@@ -132,6 +133,16 @@ class Dispatch:
             raise
         except Exception as error:  # a failing handler must not end the node
             raise self._failed(entry, peer, error) from error
+
+    def _unhandled(self, tag: str, *, asked: bool) -> None:
+        reason = f"nothing here handles {tag[:40]!r}"
+        if self.expecting:
+            if asked:
+                raise Unready(f"{reason} yet")
+        elif asked:
+            raise HandlerError(reason)
+        else:
+            raise RemoteProtocolError(reason)
 
     def _failed(self, entry: _Entry, peer: Peer, error: Exception) -> HandlerError:
         self.failures += 1

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from p2pfl.errors import LinkError
+from p2pfl.link.base import Tunnelling
 from p2pfl.node.events import PeerUnreached
 
 if TYPE_CHECKING:
@@ -54,10 +55,10 @@ async def call(node: Node, seats: Iterable[int]) -> list[Peer]:
 
 
 async def _dial(node: Node, member: Member) -> None:
-    for address in member.addresses:
+    for address in (*member.addresses, *node.relay.ways(member.id)):
         try:
             node.peer(member.id).check_quarantine()
-            link = await node.transport.dial(address, member.id)
+            link = await node.relay.dial(address, member.id)
         except LinkError as error:
             node.emit(PeerUnreached(address, str(error), math.inf))
         else:
@@ -85,9 +86,10 @@ def missing_seats(node: Node, seats: Sequence[int], needed: int) -> str:
     if unknown:
         words.append(f"nobody is known to sit in {_ranges(unknown)}")
     if silent and not node.addresses:
-        words.append(
-            f"neither this node nor {_ranges(silent)} listens: one of each two must, give it an address to listen at"
-        )
+        mend = "one of each two must, give it an address to listen at"
+        if isinstance(node.transport, Tunnelling):
+            mend = "give one of each two an address to listen at, or link both to a peer that carries for others"
+        words.append(f"neither this node nor {_ranges(silent)} listens: {mend}")
     elif silent:
         words.append(f"{_ranges(silent)} must dial this node")
     return "; ".join(words)

@@ -12,7 +12,6 @@ from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
 from p2pfl.errors import ConfigError, LinkRefused, UserError
 from p2pfl.link.base import Link, Listener, Mountable, Transport
 from p2pfl.node.dialing import Dialler
-from p2pfl.node.dispatch import Dispatch
 from p2pfl.node.events import Event, EventStream, Listening, Observer, PeerJoined, PeerLost, PeerRefused
 from p2pfl.node.gossip import Gossip
 from p2pfl.node.meeting import call, dismiss, linked, meet
@@ -21,6 +20,7 @@ from p2pfl.node.parting import part
 from p2pfl.node.peer import Peer, tell_all
 from p2pfl.node.peers import Peers
 from p2pfl.node.playing import Stage
+from p2pfl.node.relay import Relay, RelayDispatch
 from p2pfl.node.replies import Replies
 from p2pfl.node.settings import NodeSettings
 from p2pfl.node.statistics import NodeStatistics
@@ -79,7 +79,7 @@ class Node:
         self.transport: Transport = transport or _local_websockets()
         self.settings = settings or NodeSettings()
         self.id = self.transport.peer_id
-        self.dispatch = Dispatch(self.emit)
+        self.dispatch = RelayDispatch(self.emit)
         self.members = members or Membership(Member(self.id, name, (), seat))
         self._roles: list[object] = []
         self._listen = (listen,) if isinstance(listen, str) else tuple(listen)
@@ -88,6 +88,7 @@ class Node:
         self._peers = Peers(self)
         self._dialler = Dialler(self)
         self._gossip = Gossip(self)
+        self.relay = Relay(self)
         self.members.bind(self.stir, self._gossip.spread)
         self._waits = Waits(self, self._peers)
         self._observers: dict[Observer, None] = {}
@@ -98,7 +99,7 @@ class Node:
         self._stopping = asyncio.Event()
         self._end: asyncio.Task[None] | None = None
         self.violations = 0  # of the protocol, by peers
-        self.add(self.members, *roles)
+        self.add(self.members, self.relay, *roles)
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -170,7 +171,7 @@ class Node:
         connections = [connection for peer in self._peers for connection in peer.connections]
         ending = [*self._dialler.cancel(), *self._stage.clear()]
         try:
-            await part(self._listeners, connections, self._orphans, ending, self.settings)
+            await part([*self._listeners, self.relay], connections, self._orphans, ending, self.settings)
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -272,6 +273,8 @@ class Node:
         try:
             if not self._open:
                 raise LinkRefused("the node has stopped")
+            if self.relay.superfluous(link):
+                raise LinkRefused("there is a link that needs nobody between")
             self.peer(link.remote).attach(link)
         except LinkRefused as error:
             link.abort(error)
@@ -320,6 +323,7 @@ class Node:
 
     def lost(self, peer: Peer, reason: str) -> None:
         """A peer is not linked any more."""
+        self.relay.lost(peer, reason)
         self.emit(PeerLost(peer.id, reason))
         self.stir()
 

@@ -29,8 +29,8 @@ class Replies(Generic[ReplyT]):
     The loop ends when every peer has replied or failed. Leaving the block cancels what is still open, at both ends.
     `failed` holds the error of each peer that did not reply so far: a lost link, or a handler that raised.
 
-    Who is lost without a goodbye is waited for, `rejoin_seconds` long, and asked again when it is back: its handler may
-    see one request several times.
+    Who is lost without a goodbye, or has been before, is waited for, `rejoin_seconds` long, and asked again when it is
+    back: its handler may see one request several times.
     """
 
     def __init__(
@@ -82,7 +82,10 @@ class Replies(Generic[ReplyT]):
         try:
             connection = peer.connection()
         except LinkError as error:
-            self._settle(peer, error)
+            if self._rejoin_seconds and peer.lost_at is not None:
+                self._later(self._ask_again(peer, error, self._until(peer)))
+            else:
+                self._settle(peer, error)
         else:
             if connection.session.asks_left:
                 self._ask(peer, connection, body)

@@ -24,3 +24,9 @@ class NodeSettings:
     strike_seconds: float = 600.0
     quarantine_seconds: float = 600.0  # the first time; doubles each time ...
     quarantine_most_seconds: float = 86_400.0  # ... up to this, until it has kept out of it for as long
+    relay: bool = True  # whether it carries tunnels between two peers of which neither can dial the other
+    tunnels: int = 128  # that it carries at once ...
+    tunnels_per_peer: int = 32  # ... and with one peer at an end; as many ends of its own lead over one peer
+    tunnel_bytes: int = 1 << 20  # under way in each direction of a tunnel that it carries: a slow reader costs no more
+    tunnel_seconds: float = 5.0  # within which a tunnel is opened
+    direct_seconds: float = 300.0  # a peer that is linked through others, and has addresses, is dialled so often

@@ -66,7 +66,7 @@ def test_flow_of_federated_averaging() -> None:
     assert flow.edges == (
         Edge("Server", "Train", "Trainer", "Update"),
         Edge("Server", "Evaluate", "Trainer", "Score"),
-        Edge("Server", "Finish", "Trainer", None),
+        Edge("Server", "Finish", "Trainer", "Finished"),
     )
     assert flow.senders == {"Train": ("Server",), "Evaluate": ("Server",), "Finish": ("Server",)}
     assert flow.handlers == {"Train": ("Trainer",), "Evaluate": ("Trainer",), "Finish": ("Trainer",)}
@@ -74,7 +74,7 @@ def test_flow_of_federated_averaging() -> None:
 
 def test_what_is_passed_on_is_sent() -> None:
     edges = check_course(COURSES["hierarchical"]).edges
-    assert Edge("Edge", "Finish", "Trainer", None) in edges
+    assert Edge("Edge", "Finish", "Trainer", "Finished") in edges
     assert Edge("Edge", "Evaluate", "Trainer", "Score") in edges
     assert Edge("Trainer", "Train", "Trainer", "Update") not in edges
 

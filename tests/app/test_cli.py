@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from p2pfl.app.cli import COMMANDS, main
+from p2pfl.app.exits import EXIT_CODES
 
 DIGITS = str(Path(__file__).parents[2] / "examples" / "digits.toml")
 
@@ -18,12 +19,14 @@ def test_without_a_command_it_lists_them(capsys: pytest.CaptureFixture[str]) -> 
     assert main([]) == main(["-h"]) == main(["--help"]) == 0
     said = capsys.readouterr().out
     assert all(f"\n  {name} " in said for name in COMMANDS)
+    assert said.count(EXIT_CODES) == 3
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
         ["simulate", DIGITS, "--help"], ["node", "--help"], ["node", "--course", DIGITS, "--help"], ["check", "--help"],
+        ["doctor", "--help"],
         ["topology", "--help"], ["topology", "show", "--help"], ["data", "--help"], ["key", "--help"], ["id", "--help"],
     ],
     ids=" ".join,
@@ -34,6 +37,7 @@ def test_every_command_has_help(arguments: list[str], capsys: pytest.CaptureFixt
     assert left.value.code in (0, None)
     said = capsys.readouterr()
     assert "usage: " in said.out
+    assert said.out.endswith(f"\n{EXIT_CODES}\n")
     assert not said.err
 
 
@@ -85,6 +89,12 @@ MISTAKES = {
     ("node", "--peers", ":1", "--tls-ca", "none.pem"): "the PEM files cannot be loaded",
     ("node", "--peers", ":1", "--name", "a\nb"): "name is",
     ("node", "--peers", ":1", "--compute", "gpu"): "--compute 'gpu' is unknown",
+    ("node", "--peers", ":1", "--log", "jason"): "invalid choice 'jason' for argument '--log'",
+    ("node", "--peers", ":1", "--log-level", "loud"): "invalid choice 'loud' for argument '--log-level'",
+    ("node", "--peers", ":1", "--metrics-listen", "http://x"): "--metrics-listen is 'http://x'; write HOST:PORT",
+    ("doctor",): "--peers is missing",
+    ("doctor", "--peers", "hub"): "the port is missing",
+    ("doctor", "--peers", ":1", "--course", "none.toml"): "there is no course file none.toml",
     ("check", "none.toml"): "none.toml",
     ("check", "none"): "none",
     ("topology", "show", "none"): "none",

@@ -55,5 +55,5 @@ async def test_another_course_is_refused() -> None:
 
 
 async def test_a_courier_passes_the_course_on() -> None:
-    course = CourseText("{}", "right", "registrar")
+    course = CourseText("{}", "right", "registrar", "run")
     assert await Courier(course).fetch(FetchCourse(), peer("a")) is course

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -10,10 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from p2pfl.app.config import from_mapping
-from p2pfl.app.run import RunFolder
-from p2pfl.learn.params import model_hash
+from p2pfl.app.run import RunFolder, RunMark, unfinished
 from p2pfl.errors import ConfigError
-from p2pfl.learn.params import Layout, flatten
+from p2pfl.learn.params import Layout, flatten, model_hash
 
 CONFIG = from_mapping({"course": {"name": "fedavg"}})
 
@@ -69,3 +70,68 @@ def test_a_new_run_under_an_old_name_finds_nothing_of_the_old_one(tmp_path: Path
         (tmp_path / "mine" / name).write_bytes(b"old")
     with RunFolder(tmp_path, CONFIG, "mine") as folder:
         assert sorted(file.name for file in folder.path.iterdir()) == ["course.json", "log.txt", "metrics.jsonl"]
+
+
+MARK = RunMark("run-1", "course-1", "peer-1", 3)
+
+
+def begun(base: Path, name: str, mark: RunMark = MARK) -> RunFolder:
+    folder = RunFolder(base, CONFIG, name)
+    folder.mark(mark)
+    return folder
+
+
+def test_a_run_that_did_not_end_is_found_by_who_played_it(tmp_path: Path) -> None:
+    with begun(tmp_path, "a"):
+        assert unfinished(tmp_path, "peer-1") is None, "its process is alive"
+    assert unfinished(tmp_path, "peer-1") == (tmp_path / "a", MARK)
+    assert unfinished(tmp_path, "peer-2") is None
+    assert unfinished(tmp_path, "peer-1", course="course-1", run="run-1", name="a") == (tmp_path / "a", MARK)
+    for other in ({"course": "course-2"}, {"run": "run-2"}, {"name": "b"}):
+        assert unfinished(tmp_path, "peer-1", **other) is None
+    assert unfinished(tmp_path / "nowhere", "peer-1") is None
+
+
+def test_a_run_that_ended_is_not_gone_on_with(tmp_path: Path) -> None:
+    with begun(tmp_path, "a") as folder:
+        folder.report({})
+    assert unfinished(tmp_path, "peer-1") is None
+
+
+def test_the_newest_is_gone_on_with(tmp_path: Path) -> None:
+    for age, name in enumerate(["new", "old", "older"]):
+        with begun(tmp_path, name, replace(MARK, run=name)):
+            pass
+        os.utime(tmp_path / name / "log.txt", (1e9 - age, 1e9 - age))
+    found = unfinished(tmp_path, "peer-1")
+    assert found is not None
+    assert found[1].run == "new"
+
+
+def test_a_damaged_mark_is_none(tmp_path: Path) -> None:
+    with begun(tmp_path, "a"):
+        pass
+    (tmp_path / "a" / "run.json").write_text('{"run": 3')
+    assert unfinished(tmp_path, "peer-1") is None
+
+
+def test_a_line_that_was_torn_is_dropped_and_rounds_that_were_not_committed(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, CONFIG, "a") as folder:
+        for round in (1, 2, 3):
+            folder.metrics(round=round)
+    path = tmp_path / "a" / "metrics.jsonl"
+    with path.open("a") as file:
+        file.write('{"rou')
+    with RunFolder.reopen(tmp_path / "a", 2) as folder:
+        folder.metrics(round=3, again=True)
+        assert folder.earlier == [{"round": 1}, {"round": 2}]
+    assert path.read_text() == '{"round":1}\n{"round":2}\n{"round":3,"again":true}\n'
+
+
+def test_a_new_run_under_an_old_name_keeps_nothing_of_the_journal(tmp_path: Path) -> None:
+    with begun(tmp_path, "a"):
+        for name in ("journal.sqlite", "journal.sqlite-wal", "round-000003.safetensors", "kept-update.safetensors"):
+            (tmp_path / "a" / name).write_bytes(b"old")
+    with RunFolder(tmp_path, CONFIG, "a"):
+        pass
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["course.json", "log.txt", "metrics.jsonl"]

@@ -5,9 +5,10 @@ A new course is one line in the list of test_course.py: the course, its settings
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -89,10 +90,17 @@ class Played:
     async def run(self) -> None:
         await self.world.run(lambda seconds, seat, event: self.events.append((seconds, seat, event)))
 
-    def play(self) -> Played:
-        """Run it to the end, on virtual time."""
-        run_virtual(self.run())
+    def play(self, *weather: Coroutine[Any, Any, None]) -> Played:
+        """Run it to the end, on virtual time, in such weather, which must not outlast it."""
+        run_virtual(self._play(weather))
         return self
+
+    async def _play(self, weather: Sequence[Coroutine[Any, Any, None]]) -> None:
+        tasks = [asyncio.create_task(each) for each in weather]
+        await self.run()
+        for task in tasks:
+            assert task.done(), "the course was over before"
+            task.result()
 
     @property
     def params(self) -> list[Tensor]:

@@ -10,7 +10,8 @@ import torch
 
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings, Server, Trainer
 from p2pfl.courses.learner import seed_of
-from p2pfl.courses.messages import Finish, Train, Update
+from p2pfl.courses.messages import Finish, Finished, Train, Update
+from p2pfl.courses.rounds import ClientExcluded, ClientReadmitted
 from p2pfl.errors import ConfigError, CourseError, RemoteError
 from p2pfl.learn.data import load_dataset
 from p2pfl.learn.evaluate import evaluate
@@ -187,8 +188,8 @@ class Answers:
         return self._answer(self._learner, ask)
 
     @Finish.handler
-    async def finish(self, message: Finish, peer) -> None:
-        pass
+    async def finish(self, message: Finish, peer) -> Finished:
+        return Finished()
 
 
 def vector_of(learner, ask, values):
@@ -424,3 +425,100 @@ def test_it_learns_digits_from_skewed_clients():
     curve = played.metric("accuracy")
     assert curve[0] < 0.6 < 0.8 <= curve[4]
     assert min(curve[25:]) >= 0.93
+
+
+# -- who is cut off, and who fails again and again ----------------------------------------------------------------------
+
+
+def offline(played, seat, since, until):
+    """Weather in which a seat is cut off for a while."""
+
+    async def weather():
+        await asyncio.sleep(since)
+        memory, peer_id = played.world.memory, played.world.seats[seat].node.id
+        memory.take_offline(peer_id)
+        await asyncio.sleep(until - since)
+        memory.bring_online(peer_id)
+
+    return weather()
+
+
+def test_who_is_cut_off_for_a_moment_is_part_of_the_round_all_the_same():
+    still = fedavg(devices=DeviceSpec(20.0)).play()
+    shaken = fedavg(devices=DeviceSpec(20.0))
+    shaken.play(offline(shaken, 2, 1.0, 3.0))
+    assert shaken.told(PeerLost, 0)
+    assert not shaken.missing
+    assert torch.equal(shaken.params[0], still.params[0])
+
+
+def test_who_stays_away_is_waited_for_once_and_then_no_more():
+    played = fedavg(devices=DeviceSpec(20.0), rejoin_seconds=30.0, rounds=3)
+    played.play(offline(played, 2, 1.0, 31.0 + 5))
+    assert played.missing == [(1, "seat 2")]
+    ends = [seconds for seconds, seat, event in played.events if seat == 0 and isinstance(event, RoundEnded)]
+    assert 31 < ends[0] < 33
+
+
+def test_without_patience_the_round_goes_on_at_once():
+    played = fedavg(devices=DeviceSpec(20.0), rejoin_seconds=0.0)
+    played.play(offline(played, 2, 1.0, 3.0))
+    assert played.missing == [(1, "seat 2")]
+
+
+def test_who_is_cut_off_at_the_end_gets_the_result():
+    played = fedavg(rounds=1, devices=DeviceSpec(20.0), evaluate="none")
+    quiet = fedavg(rounds=1, devices=DeviceSpec(20.0), evaluate="none").play()
+    (duration,) = [seconds for seconds, _, event in quiet.events if isinstance(event, CourseEnded)]
+    played.play(offline(played, 2, duration - 0.01, duration + 8))
+    assert torch.equal(played.params[2], played.params[0])
+
+
+def test_who_fails_again_and_again_is_left_out_for_a_while_and_let_in_again():
+    rounds = []
+
+    def moody(learner, ask):
+        rounds.append(ask.round)
+        if len(rounds) < 5:
+            raise OSError("the disk is full")
+        return vector_of(learner, ask, learner.vector(ask.params))
+
+    played = fedavg(rounds=12, recast=lambda seat, roles: (Answers(roles[0], moody),) if seat == 3 else roles).play()
+    assert rounds == [0, 1, 2, 4, 7, 8, 9, 10, 11]
+    out = played.told(ClientExcluded)
+    assert [(event.round, event.rounds) for event in out] == [(3, 1), (5, 2)]
+    assert "seat 3 is left out for 1 rounds after round 3" in str(out[0])
+    assert [str(event) for event in played.told(ClientReadmitted)] == ["seat 3 is back in round 8"]
+
+
+def test_with_nobody_else_there_who_fails_is_asked_all_the_same():
+    played = fedavg(clients=1, rounds=6, recast=lambda seat, roles: (Answers(roles[0], failing),) if seat else roles)
+    with pytest.raises(CourseError, match="none of 6 rounds brought an update"):
+        played.play()
+    assert [number for number, _ in played.missing] == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_update_of_another_round_is_refused():
+    def stale(learner, ask):
+        return replace(vector_of(learner, ask, learner.vector(ask.params)), round=ask.round - 1)
+
+    played = fedavg(recast=lambda seat, roles: (Answers(roles[0], stale),) if seat == 3 else roles).play()
+    assert played.told(UpdateMissing)[0].reason == "an update of round 0 came"
+    assert torch.equal(played.params[0], by_hand(drop(played, 3))[-1])
+
+
+def test_an_absurd_weight_is_refused():
+    def greedy(learner, ask):
+        return replace(vector_of(learner, ask, learner.vector(ask.params)), num_examples=10**12)
+
+    played = fedavg(recast=lambda seat, roles: (Answers(roles[0], greedy),) if seat == 3 else roles).play()
+    assert "course.most_examples is 100000000" in played.told(UpdateMissing)[0].reason
+    assert torch.equal(played.params[0], by_hand(drop(played, 3))[-1])
+
+
+def test_after_the_quorum_the_others_have_a_grace():
+    kept = fedavg(recast=slow(2, 4, factor=3), quorum=0.6, grace_seconds=60.0).play()
+    assert torch.equal(kept.params[0], fedavg().play().params[0])
+    cut = fedavg(recast=slow(2, 4, factor=1e6), quorum=0.6, grace_seconds=2.0, rounds=1).play()
+    assert [event.participants for event in cut.told(RoundEnded, 0)] == [3]
+    assert cut.missing == [(1, "seat 2"), (1, "seat 4")]

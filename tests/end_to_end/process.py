@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Running", "node", "places"]
+__all__ = ["Running", "launch", "node", "places"]
 
 Row = dict[str, Any]
 
@@ -22,20 +22,26 @@ class Running:
 
     def __init__(self, process: Process) -> None:
         self.rows: list[Row] = []
-        self.stderr = ""
+        self._errors: list[str] = []
         self._process = process
         self._more = asyncio.Condition()
         self._reading = [asyncio.create_task(self._read_rows()), asyncio.create_task(self._read_errors())]
 
-    async def row(self, kind: str, contains: str = "") -> Row:
-        """The first row of that kind whose text has these words, once it is there."""
+    async def row(self, kind: str, contains: str = "", *, since: int = 0, **fields: object) -> Row:
+        """The first row of that kind whose text has these words, and that has these fields, once it is there.
+
+        `since`: so many rows are passed over; those that there were at some moment.
+        """
         async with self._more:
+            at = since
             while True:
-                for row in self.rows:
-                    if row["kind"] == kind and contains in row.get("text", ""):
+                for row in self.rows[at:]:
+                    if row["kind"] == kind and contains in row.get("text", "") and row.items() >= fields.items():
                         return row
+                at = len(self.rows)
                 if self._reading[0].done():
-                    raise AssertionError(f"no {kind} {contains!r} among {self.rows}; stderr: {self.stderr}")
+                    wanted = f"{kind} {contains!r} {fields or ''}"
+                    raise AssertionError(f"no {wanted} among {self.rows[since:]}; stderr: {self.stderr}")
                 await self._more.wait()
 
     async def address(self) -> str:
@@ -44,12 +50,25 @@ class Running:
         return address
 
     @property
+    def stderr(self) -> str:
+        """What it has written there so far."""
+        return "".join(self._errors)
+
+    @property
     def alive(self) -> bool:
         return self._process.returncode is None
 
-    def interrupt(self) -> None:
+    @property
+    def pid(self) -> int:
+        """Of this child of ours, which is not waited for by anybody else: the number is its own while it is `alive`."""
+        return self._process.pid
+
+    def send_signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):  # it has just ended
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(number)
+
+    def interrupt(self) -> None:
+        self.send_signal(signal.SIGINT)
 
     async def end(self) -> int:
         """Wait for it; the exit code. What it told is complete by then."""
@@ -59,20 +78,22 @@ class Running:
     async def stop(self) -> None:
         """Have it killed if it still runs."""
         if self.alive:
-            with suppress(ProcessLookupError):
-                self._process.kill()
+            self.send_signal(signal.SIGKILL)
         await self.end()
 
     async def _read_rows(self) -> None:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
+            if not line.endswith(b"\n"):
+                return  # it was killed in the midst of it
             async with self._more:
                 self.rows.append(json.loads(line))  # each line is an object, whatever happens
                 self._more.notify_all()
 
     async def _read_errors(self) -> None:
         assert self._process.stderr is not None
-        self.stderr = (await self._process.stderr.read()).decode()
+        while chunk := await self._process.stderr.read(1 << 16):
+            self._errors.append(chunk.decode(errors="replace"))
         await asyncio.wait(self._reading[:1])
         async with self._more:
             self._more.notify_all()
@@ -84,11 +105,16 @@ def places(home: Path) -> list[str]:
     return ["--identity", str(home / "identity.key"), "--runs", str(home / "runs"), "--run", "run"]
 
 
+async def launch(*options: str) -> Running:
+    """Start `python -m p2pfl.node`. Who does so sees to its end."""
+    command = (sys.executable, "-W", "error", "-X", "dev", "-m", "p2pfl.node", *options, "--json")
+    return Running(await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, limit=1 << 20))
+
+
 @asynccontextmanager
 async def node(home: Path, *options: str) -> AsyncIterator[Running]:
     """`python -m p2pfl.node` with an identity and run folders under `home`."""
-    command = (sys.executable, "-W", "error", "-X", "dev", "-m", "p2pfl.node", *options, *places(home), "--json")
-    running = Running(await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, limit=1 << 20))
+    running = await launch(*options, *places(home))
     try:
         yield running
     finally:

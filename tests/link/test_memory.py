@@ -19,6 +19,7 @@ from p2pfl.errors import (
     LinkTruncated,
     ListenFailed,
     PeerUnreachable,
+    RemoteProtocolError,
     UntrustedPeer,
 )
 from p2pfl.link import memory
@@ -328,3 +329,128 @@ async def test_every_new_link_is_told_of() -> None:
     opened: list[Link] = []
     near, _ = await linked(MemoryNetwork(opened=opened.append))
     assert opened == [near]
+
+
+async def both_started(network: MemoryNetwork) -> tuple[MemoryLink, MemoryLink, Inbox, Inbox]:
+    near, _ = await linked(network)
+    one, other = Inbox(), Inbox()
+    near.start(one)
+    near.peer.start(other)
+    return near, near.peer, one, other
+
+
+async def test_a_mute_direction_holds_up_what_goes_there_and_nothing_else() -> None:
+    network = MemoryNetwork()
+    near, far, one, other = await both_started(network)
+    network.mute("alice", "bob")
+    near.send(Packet(b"held up"))
+    far.send(Packet(b"passes"))
+    assert [packet.head for packet in await one.received(1)] == [b"passes"]
+    assert not other.packets
+    for a, b in (("alice", "bob"), ("bob", "alice")):
+        with pytest.raises(PeerUnreachable, match="does not answer"):
+            await linked(network, a, b)
+    network.unmute("alice", "bob")
+    assert [packet.head for packet in await other.received(1)] == [b"held up"]
+
+
+async def test_of_several_partitions_the_last_that_ends_lets_through() -> None:
+    network = MemoryNetwork()
+    near, _, _, other = await both_started(network)
+    network.partition("alice", "bob")
+    network.mute("alice", "bob")
+    network.heal("alice", "bob")
+    near.send(Packet(b"later"))
+    await asyncio.sleep(1)
+    assert not other.packets
+    network.unmute("alice", "bob")
+    await other.received(1)
+    assert not network.muted
+    network.unmute("alice", "bob")  # once too often, as after a heal without a partition
+    network.mute("alice", "bob")
+    assert network.muted
+
+
+async def test_a_lag_adds_up_and_goes_away() -> None:
+    loop = asyncio.get_running_loop()
+    network = MemoryNetwork()
+    near, _, _, other = await both_started(network)
+    network.lag("alice", "bob", 0.1)
+    network.lag("alice", "bob", 0.2)
+    start = loop.time()
+    near.send(Packet(b""))
+    await other.received(1)
+    assert loop.time() == pytest.approx(start + 0.3)
+    network.lag("alice", "bob", -0.1)
+    network.lag("alice", "bob", -0.2)
+    assert not network.lags
+
+
+async def test_a_corrupted_packet_ends_its_link_and_no_event_comes_of_it() -> None:
+    network = MemoryNetwork()
+    near, _, one, other = await both_started(network)
+    near.send(Packet(b"whole"))
+    await other.received(1)
+    network.corrupt("alice", "bob")
+    near.send(Packet(b"changed"))
+    near.send(Packet(b"behind it"))
+    assert isinstance(await other.closed(), RemoteProtocolError)
+    assert isinstance(await one.closed(), LinkTruncated)
+    assert [packet.head for packet in other.packets] == [b"whole"]
+
+
+async def test_who_is_killed_hears_nothing_and_its_peer_gets_what_was_under_way_and_the_end() -> None:
+    network = MemoryNetwork(lambda source, destination, size: 0.01)
+    await network.transport("alice").listen("alice", lambda link: None)
+    near, far, one, other = await both_started(network)
+    near.send(Packet(b"the last word"))
+    far.send(Packet(b"too late"))
+    network.kill("alice")
+    near.send(Packet(b"from beyond"))
+    assert isinstance(await other.closed(), LinkTruncated)
+    assert [packet.head for packet in other.packets] == [b"the last word"]
+    assert not one.packets and not one.errors and not network.links and not network.doors
+
+
+async def test_who_vanishes_leaves_a_link_that_is_open_at_the_other_end_only() -> None:
+    network = MemoryNetwork()
+    near, far, one, other = await both_started(network)
+    network.kill("alice", silently=True)
+    far.send(Packet(b"into the void"))
+    await asyncio.sleep(100)
+    assert not one.packets and not one.errors and not other.errors
+    assert list(network.links) == ["bob"]
+    far.abort(LinkSilent("nothing heard"))
+    assert isinstance(await other.closed(), LinkSilent)
+    assert near.queued == far.queued == 0
+
+
+async def test_who_is_killed_before_its_link_has_begun_hears_nothing_of_it() -> None:
+    network = MemoryNetwork()
+    near, _ = await linked(network)
+    inbox = Inbox()
+    near.start(inbox)
+    network.kill("alice")
+    await asyncio.sleep(1)
+    assert not inbox.errors
+
+
+async def test_a_watcher_sees_every_packet_as_it_is_sent() -> None:
+    seen: list[tuple[str, str, bytes, int]] = []
+    network = MemoryNetwork(watch=lambda link, packet: seen.append((*link.path, packet.head, link.queued > 0)))
+    near, far, _, _ = await both_started(network)
+    near.send(Packet(b"hello"))
+    far.send(Packet(b"hi"))
+    assert seen == [("alice", "bob", b"hello", True), ("bob", "alice", b"hi", True)]
+
+
+async def test_who_listens_under_its_peer_id_can_be_dialled_back() -> None:
+    network = MemoryNetwork()
+    near, far = await linked(network)
+    with pytest.raises(PeerUnreachable):
+        await network.transport("bob").dial_back(far, 7700)
+    accepted: list[Link] = []
+    await network.transport("alice").listen("", accepted.append)
+    await network.transport("bob").dial_back(far, 7700)
+    assert [link.remote for link in accepted] == ["bob"]
+    assert near.suite == ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections import deque
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -21,10 +23,12 @@ from p2pfl.link import sealed
 from p2pfl.link.base import LinkLimits
 from p2pfl.link.sealed import CloseCode, SealedLink, error_of_close
 from p2pfl.link.secure import Handshake, SecureChannel, SecuritySettings, offered_subprotocols
+from p2pfl.link.transfers import Transfers
 from p2pfl.link.trust import Open
 from p2pfl.wire.frame import MAX_RECORD, FrameReader, OversizeError
 from p2pfl.wire.packet import Packet
-from tests.link.kit import Inbox, pattern
+from p2pfl.wire.transfer import LARGE_PACKET
+from tests.link.kit import Inbox, pattern, same
 
 
 def channels() -> tuple[SecureChannel, SecureChannel]:
@@ -219,6 +223,24 @@ async def test_a_receiver_may_end_the_link_with_a_packet_in_its_hands() -> None:
     assert [packet.head for packet in fickle.packets] == [b"1"]
 
 
+async def test_a_message_that_was_waiting_when_another_task_ended_the_link_is_not_delivered() -> None:
+    near, far, _, end = pair()
+    inbox = Inbox()
+    near.start(Inbox())
+    far.start(inbox)
+    put = end.put
+
+    def put_and_abort(record: bytes) -> None:
+        put(record)
+        far.abort(LinkTruncated("elsewhere"))
+
+    end.put = put_and_abort  # type: ignore[method-assign]  # on this one
+    near.send(Packet(b"too late"))
+    await inbox.closed()
+    await far.wait_ended()
+    assert inbox.packets == []
+
+
 async def test_close_before_start_says_goodbye() -> None:
     near, far, _, _ = pair()
     inbox = Inbox()
@@ -358,6 +380,205 @@ async def test_a_link_that_has_ended_holds_nothing() -> None:
     await far.wait_ended()
     await asyncio.sleep(0)
     assert far.reserved == 0
+
+
+# -- large packets that a link left halfway ----------------------------------------------------------------------------
+
+
+@dataclass
+class Relinked:
+    """Two nodes, and one link between them after the other."""
+
+    limits: LinkLimits = field(default_factory=LinkLimits)
+    transfers: tuple[Transfers, Transfers] = field(default_factory=lambda: (Transfers(), Transfers()))
+
+    def link(self, kept: int = 1_000_000) -> tuple[SealedLink, SealedLink, Inbox, Inbox]:
+        """A new link, of whose records from near to far so many come through before it breaks."""
+        a, b = pipe()
+        b.records_let_through = kept
+        put = b.put
+
+        def cut(record: bytes) -> None:
+            put(record)
+            if b.ended is not None:
+                a.end(1006)
+
+        b.put = cut  # type: ignore[method-assign]  # on this one
+        links = [
+            SealedLink(end, channel, self.limits, transfers=transfers)
+            for end, channel, transfers in zip((a, b), channels(), self.transfers, strict=True)
+        ]
+        inboxes = Inbox(), Inbox()
+        for link, inbox in zip(links, inboxes, strict=True):
+            link.start(inbox)
+        return links[0], links[1], *inboxes
+
+
+MODEL = (pattern(20 * MAX_RECORD), pattern(7), pattern(5 * MAX_RECORD, 1))
+MODEL_RECORDS = 26
+
+
+async def test_a_large_packet_goes_on_upon_the_next_link_with_another_head() -> None:
+    nodes = Relinked()
+    near, _, *inboxes = nodes.link(kept=10)
+    near.send(Packet(b"first", MODEL))
+    for inbox in inboxes:
+        assert isinstance(await inbox.closed(), LinkTruncated)
+    assert nodes.transfers[1].reserved == sum(map(len, MODEL))
+    near, _, _, inbox = nodes.link()
+    again = Packet(b"another head", MODEL)
+    near.send(again)
+    assert same((await inbox.received(1))[0], again)
+    assert inbox.announced == [(again.head, tuple(map(len, MODEL)))], "it is admitted anew"
+    assert near.statistics.bytes_sent < (MODEL_RECORDS - 8) * (MAX_RECORD + 18)
+    assert nodes.transfers[1].reserved == 0
+    await near.close()
+    assert isinstance(await inbox.closed(), LinkClosed)
+
+
+async def test_a_transfer_that_goes_on_must_get_on() -> None:
+    nodes = Relinked(LinkLimits(progress_seconds=0.02))
+    near, _, _, inbox = nodes.link(kept=10)
+    near.send(Packet(b"", MODEL))
+    await inbox.closed()
+    near, far, _, inbox = nodes.link()
+    near._resume = lambda told: None  # type: ignore[method-assign]  # it asks, and sends nothing
+    near.send(Packet(b"", MODEL))
+    error = await inbox.closed()
+    assert isinstance(error, RemoteProtocolError)
+    assert "a transfer got on by less than" in str(error)
+    assert nodes.transfers[1].reserved == sum(map(len, MODEL))
+    nodes.transfers[1].make_way(0)
+    assert far.reserved == 0
+
+
+async def test_goodbye_is_said_behind_a_packet_that_waits_for_its_answer() -> None:
+    nodes = Relinked()
+    near, _, _, inbox = nodes.link(kept=10)
+    near.send(Packet(b"", MODEL))
+    await inbox.closed()
+    near, _, _, inbox = nodes.link()
+    near.send(Packet(b"", MODEL))
+    await near.close()
+    assert isinstance(await inbox.closed(), LinkClosed)
+    assert same(inbox.packets[0], Packet(b"", MODEL))
+
+
+@pytest.mark.parametrize("head", [0, 100, MAX_RECORD - 19 - 24 - 40, 3 * MAX_RECORD])
+async def test_cut_at_every_record_of_a_packet_that_goes_on_again_and_again(head: int) -> None:
+    nodes = Relinked()
+    records = 1 + max(0, -(-(head - (MAX_RECORD - 19 - 24 - 40)) // (MAX_RECORD - 5)))  # of a head that is sent again
+    for attempt in range(100):
+        near, _, _, inbox = nodes.link(kept=records + 1)  # and one of the buffers
+        sent = Packet(bytes([attempt]) * head, MODEL)
+        near.send(sent)
+        await inbox._until(lambda inbox=inbox: bool(inbox.packets or inbox.errors))
+        if inbox.packets:
+            break
+        assert isinstance(await inbox.closed(), LinkTruncated)
+    assert same(inbox.packets[0], sent)
+    assert attempt + 1 in (MODEL_RECORDS - 1, MODEL_RECORDS)  # the first one had buffers beside its head
+    await near.close()
+
+
+async def test_what_nobody_had_begun_waits_for_no_answer() -> None:
+    near, far, _, _ = pair()
+    inbox, other = Inbox(), Inbox()
+    far.start(inbox)
+    near.start(other)
+    for count in (1, 2):  # the same buffers again, on the same link
+        near.send(Packet(b"", MODEL))
+        await inbox.received(count)
+    assert far.statistics.bytes_sent == 0
+    await near.close()
+
+
+async def test_small_packets_start_anew() -> None:
+    nodes = Relinked()
+    small = (pattern(LARGE_PACKET - 1),)
+    near, _, _, inbox = nodes.link(kept=5)
+    near.send(Packet(b"", small))
+    await inbox.closed()
+    assert nodes.transfers[1].reserved == 0
+    near, far, _, inbox = nodes.link()
+    near.send(Packet(b"", small))
+    await inbox.received(1)
+    assert far.statistics.bytes_sent == 0
+    await near.close()
+
+
+async def test_who_has_forgotten_says_so_and_gets_it_all() -> None:
+    nodes = Relinked()
+    near, _, _, inbox = nodes.link(kept=5)
+    near.send(Packet(b"", MODEL))
+    await inbox.closed()
+    nodes.transfers[1].make_way(0)
+    near, far, _, inbox = nodes.link()
+    near.send(Packet(b"", MODEL))
+    assert same((await inbox.received(1))[0], Packet(b"", MODEL))
+    assert far.statistics.bytes_sent == 2 + 17 + 16, "one record"
+    await near.close()
+
+
+async def test_a_link_that_seems_open_ends_when_its_packet_goes_on_elsewhere() -> None:
+    nodes = Relinked()
+    near, far, _, inbox = nodes.link()
+    near.send(Packet(b"", MODEL))
+    await inbox.admission()
+    far._socket.end, far._socket.ended = lambda code: None, None  # type: ignore[attr-defined]  # deaf to the cut
+    near.abort(LinkTruncated("cut"))
+    assert not inbox.errors
+    near, _, _, other = nodes.link()
+    near.send(Packet(b"", MODEL))
+    assert same((await other.received(1))[0], Packet(b"", MODEL))
+    assert isinstance(await inbox.closed(), LinkTruncated)
+    assert inbox.packets == []
+    await near.close()
+
+
+async def test_a_packet_that_waits_for_its_answer_can_be_withdrawn() -> None:
+    nodes = Relinked()
+    near, _, _, inbox = nodes.link(kept=5)
+    near.send(Packet(b"", MODEL))
+    await inbox.closed()
+    near, _, _, inbox = nodes.link()
+    unwanted = Packet(b"unwanted", MODEL)
+    near.send(unwanted)
+    await inbox.admission()
+    assert near.withdraw(unwanted)
+    assert near._outgoing.queued == 0
+    wanted = Packet(b"wanted", MODEL)
+    near.send(wanted)
+    assert same((await inbox.received(1))[0], wanted)
+    await near.close()
+    assert isinstance(await inbox.closed(), LinkClosed)
+
+
+async def test_memory_of_what_was_left_is_asked_for_anew_and_refused() -> None:
+    nodes = Relinked()
+    near, _, _, inbox = nodes.link(kept=5)
+    near.send(Packet(b"", MODEL))
+    await inbox.closed()
+    near, far, _, inbox = nodes.link()
+    inbox.refuse_admission = True
+    near.send(Packet(b"", MODEL))
+    assert isinstance(await inbox.closed(), RemoteProtocolError)
+    assert far.reserved == 0
+    assert nodes.transfers[1].reserved == sum(map(len, MODEL)), "until it expires: nobody has had it"
+    nodes.transfers[1].make_way(0)
+
+
+@pytest.mark.parametrize("told", [0, 10**6, 2**63])
+async def test_an_answer_that_was_not_asked_for_ends_the_link(told: int) -> None:
+    a, b = pipe()
+    hostile, channel = channels()
+    link, inbox = SealedLink(b, channel, LinkLimits()), Inbox()
+    link.start(inbox)
+    link.send(Packet(b"", MODEL))
+    await a.arrived.wait()
+    b.put(bytes(hostile.seal(struct.pack("!BQQ", 6, 0, told))))
+    assert isinstance(await inbox.closed(), RemoteProtocolError)
+    assert b.codes == [CloseCode.PROTOCOL]
 
 
 async def test_links_with_keys_are_to_be_replaced_after_a_day() -> None:

@@ -7,7 +7,7 @@ import logging
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -33,7 +33,7 @@ from p2pfl.link.base import Link, LinkLimits
 from p2pfl.link.sealed import SealedLink
 from p2pfl.link.secure import Handshake, SecureChannel, SecuritySettings, Versions, offered_subprotocols
 from p2pfl.link.tls import TlsSettings
-from p2pfl.link.trust import AllowList, Open, TrustPolicy
+from p2pfl.link.trust import AllowList, Open, Tofu, TrustPolicy
 from p2pfl.link.websocket import UNACKNOWLEDGED_MS, WebSocketTransport, _Socket
 from p2pfl.wire.frame import OversizeError
 from p2pfl.wire.packet import Packet
@@ -47,6 +47,7 @@ from tests.link.kit import (
     check_cut_is_truncation,
     link_checks,
     pattern,
+    same,
 )
 
 pytestmark = pytest.mark.sockets
@@ -700,6 +701,95 @@ async def test_transfers_must_get_on() -> None:
     assert inbox.announced == [(b"", (10**6,))]
 
 
+class Proxy:
+    """Passes on TCP connections to a port, and breaks each after so many bytes from the end that is said to send."""
+
+    def __init__(self, port: int, cuts: list[int | None], *, dialler_sends: bool) -> None:
+        self.port = port
+        self.passed = 0  # bytes, from that end, on all connections
+        self._cuts = cuts
+        self._dialler_sends = dialler_sends
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[str]:
+        async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as server:
+            yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    async def _serve(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        far, on = await asyncio.open_connection("127.0.0.1", self.port)
+        cut = self._cuts.pop(0)
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._pass(near, on, self._dialler_sends, cut))
+                both.create_task(self._pass(far, back, not self._dialler_sends, cut))
+        finally:
+            for writer in (back, on):
+                writer.transport.abort()
+
+    async def _pass(self, source: asyncio.StreamReader, to: asyncio.StreamWriter, sends: bool, cut: int | None) -> None:
+        passed = 0
+        with suppress(ConnectionError):
+            while data := await source.read(min(65_536, 65_536 if cut is None else max(1, cut - passed))):
+                to.write(data)
+                await to.drain()
+                passed += len(data)
+                self.passed += sends * len(data)
+                if sends and passed == cut:
+                    break
+        to.transport.abort()
+
+
+@pytest.mark.parametrize("dialler_sends", [True, False])
+async def test_a_transfer_goes_on_where_the_connection_was_cut(dialler_sends: bool) -> None:
+    size = 20_000_001
+    model = (pattern(size), pattern(3))
+    near, far = transport(ALICE), transport(BOB)
+    async with listening(far) as door:
+        proxy = Proxy(door.port, [7_000_003, 65_536, 9_999_999, None], dialler_sends=dialler_sends)
+        async with proxy.open() as address:
+            for attempt in range(4):
+                ends = await near.dial(address), await door.links.get()
+                sender, receiver = ends if dialler_sends else ends[::-1]
+                inboxes = Inbox(), Inbox()
+                sender.start(inboxes[0])
+                receiver.start(inboxes[1])
+                sent = Packet(b"attempt %d" % attempt, model)
+                sender.send(sent)
+                if attempt < 3:
+                    for inbox in inboxes:
+                        assert isinstance(await inbox.closed(), LinkTruncated)
+                    assert not inboxes[1].packets
+                    await receiver.wait_ended()
+            assert same((await inboxes[1].received(1))[0], sent)
+            for transport_ in (near, far):
+                assert transport_._transfers.reserved == 0
+                assert transport_._spare() == transport_.limits.max_under_way_in_all
+            assert size < proxy.passed < 1.2 * size
+            await end(*ends)
+
+
+async def test_what_a_broken_link_has_left_makes_way_for_what_is_under_way() -> None:
+    limits = LinkLimits(max_under_way_in_all=30_000_000)
+    far = transport(BOB, limits=limits)
+    async with listening(far) as door:
+        link = await transport(ALICE).dial(door.address)
+        inbox, other = Inbox(), Inbox()
+        link.start(Inbox())
+        (await door.links.get()).start(inbox)
+        link.send(Packet(b"", (pattern(20_000_000),)))
+        await inbox.admission()
+        await end(link)
+        await inbox.closed()
+        assert (far._transfers.reserved, far._spare()) == (20_000_000, 10_000_000)
+        async with linked(transport(MALLORY), far) as (near, _):
+            (link := await transport(MALLORY).dial(door.address)).start(Inbox())
+            (await door.links.get()).start(other)
+            link.send(Packet(b"", (pattern(25_000_000),)))
+            await other.received(1)
+            assert (far._transfers.reserved, far._spare()) == (0, 30_000_000)
+            await end(near, link)
+
+
 async def test_a_close_without_goodbye_is_a_truncation() -> None:
     error, _, inbox = await hostile_end(
         LinkLimits(), lambda ws, channel: send_and_close(ws, channel.seal(b"\x01" + bytes(18)))
@@ -729,6 +819,44 @@ async def test_a_peer_that_does_not_read_cannot_keep_us(monkeypatch: pytest.Monk
         assert isinstance(await inbox.closed(), LinkTruncated)
         assert link._socket.transport.get_write_buffer_size() == 0, "what it did not read is let go"
         ws._conn.transport.resume_reading()
+
+
+# ---- dialling back
+
+
+@pytest.mark.parametrize("spoken", [False, True], ids=["ws", "wss"])
+async def test_who_dialled_us_is_dialled_back_where_it_came_from(spoken: bool, pem: TlsSettings) -> None:
+    """By number, which is none of the names in its certificate."""
+    tls = pem if spoken else None
+    near, far = transport(ALICE, tls=tls), transport(BOB, tls=tls)
+    async with linked(near, far) as (a, b), listening(near) as door:
+        dialling = asyncio.create_task(far.dial_back(b, door.port))
+        back = await door.links.get()
+        assert (back.remote, back.initiator) == (BOB.peer_id, False)
+        inbox = Inbox()
+        back.start(inbox)
+        assert isinstance(await inbox.closed(), LinkClosed)
+        await dialling
+        with pytest.raises(PeerUnreachable, match="did not come from a host that could be dialled"):
+            await near.dial_back(a, door.port)  # we dialled it: that says nothing of where it is
+
+
+async def test_somebody_else_at_the_port_is_not_who_dialled_us(tmp_path: Path) -> None:
+    far = transport(BOB, Tofu(tmp_path / "pins.json"))
+    async with linked(transport(ALICE), far) as (_, b), listening(transport(MALLORY)) as door:
+        with pytest.raises(HandshakeFailed, match="answers where"):
+            await far.dial_back(b, door.port)
+        with pytest.raises(PeerUnreachable):
+            await far.dial_back(b, 1)
+
+
+async def test_dialling_back_pins_nobody(tmp_path: Path) -> None:
+    near, far = transport(ALICE), transport(BOB, Tofu(tmp_path / "pins.json"))
+    async with linked(near, far) as (_, b), listening(near) as door:
+        dialling = asyncio.create_task(far.dial_back(b, door.port))
+        (await door.links.get()).start(Inbox())
+        await dialling
+        assert not (tmp_path / "pins.json").exists()
 
 
 # ---- TLS

@@ -111,7 +111,7 @@ async def test_a_statement_gives_nothing(dispatch: Dispatch) -> None:
 @pytest.mark.parametrize(
     ("message", "asked", "error"),
     [
-        (Pong(1), True, Unready),  # nobody handles it; whoever asks may ask again when the role has come
+        (Pong(1), True, HandlerError),  # nobody handles it
         (Pong(1), False, RemoteProtocolError),
         (Note(1), True, RemoteProtocolError),
         (Ping(1), False, RemoteProtocolError),
@@ -125,6 +125,19 @@ async def test_what_does_not_belong_is_refused(
         await dispatch.run(PEER, incoming(message), asked=asked)
     assert not told
     assert dispatch.failures == 0
+
+
+async def test_before_the_roles_are_there_nobody_does_wrong(dispatch: Dispatch) -> None:
+    dispatch.expecting = True
+    assert await dispatch.run(PEER, incoming(Pong(1)), asked=False) is None
+    with pytest.raises(Unready, match="nothing here handles 'Pong' yet"):
+        await dispatch.run(PEER, incoming(Pong(1)), asked=True)
+    dispatch.expecting = False
+    with pytest.raises(RemoteProtocolError):
+        await dispatch.run(PEER, incoming(Pong(1)), asked=False)
+    with pytest.raises(HandlerError) as refused:
+        await dispatch.run(PEER, incoming(Pong(1)), asked=True)
+    assert not isinstance(refused.value, Unready)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -13,18 +14,23 @@ from hypothesis import strategies as st
 from p2pfl.errors import LinkError, LinkRefused, MessageError, RemoteProtocolError
 from p2pfl.wire.frame import (
     ABORT,
+    AGAIN,
     FIN,
     FIRST,
+    HAVE,
     LAST,
     MAX_RECORD,
     NEXT,
     FrameReader,
     FrameWriter,
+    Have,
     OversizeError,
+    Resumed,
     check_packet,
     framed_size,
 )
 from p2pfl.wire.packet import Packet
+from p2pfl.wire.transfer import LARGE_PACKET, Begun, Partial, TransferId
 
 
 @dataclass(frozen=True)
@@ -166,6 +172,186 @@ def test_known_records() -> None:
     ]
 
 
+# -- large packets that had begun on a link which broke ----------------------------------------------------------------
+
+NAME = TransferId(bytes(range(32)), 9)
+LARGE = Packet(b"ab", (pattern(LARGE_PACKET), pattern(5)))
+
+
+def again(
+    stream: int = 0, msg_id: int = 0, head: int = 0, sizes: tuple[int, ...] = (LARGE_PACKET,), payload: bytes = b""
+) -> bytes:
+    fields = struct.pack(f"!BIQIH{len(sizes)}Q", AGAIN, stream, msg_id, head, len(sizes), *sizes)
+    return fields + struct.pack("!32sQ", *NAME) + payload
+
+
+def have(msg_id: int, received: int) -> bytes:
+    return struct.pack("!BQQ", HAVE, msg_id, received)
+
+
+def resuming(max_streams: int = 64, left: int = 0) -> FrameWriter:
+    """A writer to which all large packets have left before, but for so many bytes."""
+
+    def begun_before(buffers: tuple[memoryview, ...]) -> Begun:
+        begun = Begun(NAME, buffers)
+        begun.note(left)
+        return begun
+
+    return FrameWriter(max_streams, begun_before=begun_before)
+
+
+def test_known_records_of_a_packet_that_is_sent_again() -> None:
+    writer = resuming()
+    writer.append(LARGE)
+    assert records_of(writer) == [again(0, 0, 2, (LARGE_PACKET, 5), b"ab")]
+    assert writer.queued == LARGE_PACKET + 5
+    writer.go_on(Have(0, LARGE_PACKET - ROOM))
+    assert records_of(writer) == [
+        chunk(NEXT, 0, LARGE.buffers[0][-ROOM:]),
+        chunk(LAST, 0, LARGE.buffers[1]),
+    ]
+    assert writer.queued == 0
+    writer.answer(Resumed(3, 70_000))
+    assert records_of(writer) == [have(3, 70_000)]
+
+
+def test_a_reader_asks_for_what_is_missing() -> None:
+    kept = Partial((memoryview(bytearray(LARGE.buffers[0])), memoryview(bytearray(5))), LARGE_PACKET)
+    asked: list[object] = []
+
+    def take(*what: object) -> Partial:
+        asked.append(what)
+        return kept
+
+    frames = FrameReader(Limits(), admit, link=bytes(32), take=take)
+    assert frames.feed(again(0, 0, 2, (LARGE_PACKET, 5), b"ab")) == Resumed(0, LARGE_PACKET)
+    assert asked == [(NAME, (LARGE_PACKET, 5))]
+    assert frames.holds(NAME)
+    assert list(frames.partials()) == [(NAME, kept)], "by the name under which it first began"
+    got = frames.feed(chunk(LAST, 0, LARGE.buffers[1]))
+    assert isinstance(got, Packet)
+    assert value(got) == value(LARGE)
+    assert frames.feed(have(7, 8)) == Have(7, 8)
+
+
+def test_what_is_not_there_is_sent_from_the_start() -> None:
+    frames = reader()
+    head = bytes(MAX_RECORD)
+    writer = resuming()
+    writer.append(Packet(head, LARGE.buffers))
+    told = [frames.feed(record) for record in records_of(writer)]
+    assert told == [None, Resumed(0, 0)]
+    writer.go_on(Have(0, 0))
+    got = [frames.feed(record) for record in records_of(writer)]
+    assert isinstance(got[-1], Packet)
+    assert value(got[-1]) == (head, value(LARGE)[1])
+
+
+def test_partials_are_those_of_large_packets_whose_buffers_have_begun() -> None:
+    frames = FrameReader(Limits(), admit, link=NAME.link)
+    frames.feed(first(0, 0, 0, (LARGE_PACKET,), pattern(MAX_RECORD - 27)))
+    frames.feed(first(1, 1, 0, (LARGE_PACKET - 1,), pattern(MAX_RECORD - 27)))
+    frames.feed(first(2, 2, MAX_RECORD - 27, (LARGE_PACKET,), pattern(MAX_RECORD - 27)))
+    frames.feed(first(3, 3, MAX_RECORD, (LARGE_PACKET,), pattern(MAX_RECORD - 27)))
+    frames.feed(again(4, 4))
+    ((name, partial),) = frames.partials()
+    assert name == TransferId(NAME.link, 0)
+    assert partial.received == MAX_RECORD - 27
+
+
+def test_memory_is_asked_for_after_what_is_kept_has_been_taken() -> None:
+    held = [LARGE_PACKET]
+
+    def take(name: TransferId, sizes: tuple[int, ...]) -> Partial:
+        held.clear()
+        return Partial((memoryview(bytearray(LARGE_PACKET)),), 5)
+
+    frames = FrameReader(Limits(), admit, lambda wanted: LARGE_PACKET - sum(held) - frames.reserved, take=take)
+    assert frames.feed(again()) == Resumed(0, 5)
+    assert frames.reserved == LARGE_PACKET
+
+
+def test_a_writer_knows_what_may_not_have_arrived() -> None:
+    writer = FrameWriter(link=NAME.link)
+    for packet in (LARGE, Packet(b"", (pattern(5),)), unwanted := Packet(b"", (pattern(LARGE_PACKET),))):
+        writer.append(packet)
+    writer.next_record()
+    assert [begun.transfer for begun in writer.begun] == [TransferId(NAME.link, 0)]
+    records_of(writer)
+    assert [begun.transfer.number for begun in writer.begun] == [0, 2]
+    writer.append(unwanted)
+    writer.next_record()
+    writer.withdraw(unwanted)
+    assert [begun.transfer.number for begun in writer.begun] == [0, 2], "the other end forgets it"
+
+
+def test_those_that_wait_for_their_answer_do_not_stand_in_the_way() -> None:
+    writer = resuming(3)
+    held = [Packet(b"%d" % n, (pattern(LARGE_PACKET),)) for n in range(3)]
+    for packet in held:
+        writer.append(packet)
+    writer.append(Packet(b"control"))
+    writer.finish()
+    assert [record[0] for record in records_of(writer)] == [FIRST, AGAIN, AGAIN], "one place is kept for control"
+    assert not writer.finished
+    writer.append(Packet(b"", (pattern(5),)))
+    assert writer.next_record() is None, "for bulk there is none"
+    assert writer.withdraw(held[0])
+    assert [record[0] for record in records_of(writer)] == [ABORT, AGAIN]
+    writer.go_on(Have(1, 10))  # it was under way when the packet was withdrawn
+    for msg_id in (2, 3):
+        writer.go_on(Have(msg_id, LARGE_PACKET - 1))
+    assert [record[0] for record in records_of(writer)] == [LAST, LAST, FIRST, FIN]
+    assert writer.queued == 0
+    writer.answer(Resumed(0, 0))
+    assert writer.next_record() is None, "nothing follows FIN"
+
+
+@pytest.mark.parametrize(
+    ("left", "received", "fits"),
+    [
+        *((100, LARGE_PACKET + 5 - 100, True), (100, LARGE_PACKET + 5 - 99, False), (0, LARGE_PACKET + 4, True)),
+        *((0, LARGE_PACKET + 5, False), (0, 2**64 - 1, False)),
+        *((LARGE_PACKET + 7, 1, False), (LARGE_PACKET + 7, 0, True)),
+    ],
+)
+def test_more_than_was_sent_cannot_be_there(left: int, received: int, fits: bool) -> None:
+    writer = resuming(left=left)
+    writer.append(LARGE)
+    writer.next_record()
+    with nullcontext() if fits else pytest.raises(RemoteProtocolError, match="before so many were sent"):
+        writer.go_on(Have(0, received))
+
+
+def test_an_answer_without_a_question_is_refused() -> None:
+    writer = FrameWriter()
+    writer.append(LARGE)
+    writer.next_record()
+    for msg_id in (0, 1):
+        with pytest.raises(RemoteProtocolError, match="does not wait"):
+            writer.go_on(Have(msg_id, 0))
+
+
+def test_an_answer_comes_once() -> None:
+    writer = resuming()
+    writer.append(LARGE)
+    writer.next_record()
+    writer.go_on(Have(0, 5))
+    with pytest.raises(RemoteProtocolError, match="does not wait"):
+        writer.go_on(Have(0, 5))
+
+
+def test_an_answer_before_the_head_has_left_is_refused() -> None:
+    writer = resuming()
+    writer.append(Packet(bytes(MAX_RECORD), LARGE.buffers))
+    writer.next_record()
+    with pytest.raises(RemoteProtocolError, match="does not wait"):
+        writer.go_on(Have(0, 0))
+    assert writer.withdraw(writer._turns[0].packet)
+    with pytest.raises(RemoteProtocolError, match="does not wait"):
+        writer.go_on(Have(0, 0))
+
+
 def test_control_goes_before_bulk_and_bulk_takes_turns() -> None:
     writer = FrameWriter()
     bulk = [Packet(b"%d" % n, (pattern(3 * MAX_RECORD, n),)) for n in range(2)]
@@ -277,14 +463,14 @@ def test_what_was_agreed_does_not_count_there() -> None:
 
 
 def test_whatever_is_under_way_is_bounded_by_what_is_to_spare_before_memory_is_taken() -> None:
-    frames = FrameReader(Limits(), admit, lambda: 10_000_000 - frames.reserved)
+    frames = FrameReader(Limits(), admit, lambda wanted: 10_000_000 - frames.reserved)
     frames.feed(beginning(0, 0, 6_000_000))
     frames.feed(beginning(1, 1, 4_000_000))
     assert peak_of(frames, beginning(2, 2, 100_000), LinkRefused, "100000 bytes are over the 0 that") < 20_000
 
 
 def test_heads_that_need_many_records_count_as_well() -> None:
-    frames = FrameReader(Limits(), admit, lambda: 300_000 - frames.reserved)
+    frames = FrameReader(Limits(), admit, lambda wanted: 300_000 - frames.reserved)
     for number in (0, 1):
         record = first(number, number, 150_000, (), bytes(MAX_RECORD - 19))
         frames.feed(record)
@@ -298,7 +484,9 @@ def test_heads_that_need_many_records_count_as_well() -> None:
 @settings(max_examples=100, deadline=None)
 def test_bounds_hold_whatever_is_begun_and_aborted(steps: list[tuple[int, int]], agreed: bool) -> None:
     most = 1_000_000
-    frames = FrameReader(Limits(max_under_way=most), lambda head, sizes: agreed, lambda: 2 * most - frames.reserved)
+    frames = FrameReader(
+        Limits(max_under_way=most), lambda head, sizes: agreed, lambda wanted: 2 * most - frames.reserved
+    )
     held: dict[int, int] = {}
     msg_id = 0
     for stream, size in steps:
@@ -331,7 +519,7 @@ FULL_FIRST = first(0, 0, 0, (10**6,), pattern(MAX_RECORD - 27))
 FORBIDDEN: dict[str, list[bytes]] = {
     "an empty record": [b""],
     "unknown kind 0": [b"\0"],
-    "unknown kind 5": [chunk(5, 0)],
+    "unknown kind 7": [chunk(7, 0)],
     "a ping, which is the session's": [b"\x10" + bytes(8)],
     "FIRST cut short": [first()[:-1]],
     "FIRST with its sizes cut short": [first(sizes=(1, 2))[:-3]],
@@ -357,6 +545,21 @@ FORBIDDEN: dict[str, list[bytes]] = {
     "ABORT with a body": [FULL_FIRST, chunk(ABORT, 0, b"x")],
     "NEXT after ABORT": [FULL_FIRST, chunk(ABORT, 0), chunk(NEXT, 0, pattern(ROOM))],
     "FIN with a body": [bytes([FIN, 0])],
+    "AGAIN for what is small": [again(sizes=(LARGE_PACKET - 1,))],
+    "AGAIN for no buffers": [again(sizes=())],
+    "AGAIN cut short": [again()[:-1]],
+    "AGAIN with the beginning of its buffers": [again(payload=b"x")],
+    "AGAIN without its head": [again(head=1)],
+    "a tiny NEXT of a head that is sent again": [
+        again(head=MAX_RECORD, payload=bytes(MAX_RECORD - 67)),
+        chunk(NEXT, 0, bytes(66)),
+    ],
+    "LAST with the end of a head that is sent again": [
+        again(head=MAX_RECORD, payload=bytes(MAX_RECORD - 67)),
+        chunk(LAST, 0, bytes(67)),
+    ],
+    "HAVE cut short": [have(0, 0)[:-1]],
+    "HAVE with bytes too many": [have(0, 0) + b"x"],
     "FIN while a packet is under way": [FULL_FIRST, bytes([FIN])],
     "a record after FIN": [bytes([FIN]), first()],
     "FIN twice": [bytes([FIN]), bytes([FIN])],
@@ -417,7 +620,9 @@ hostile = st.one_of(
         st.lists(st.integers(0, 2**64 - 1), max_size=3).map(tuple),
         st.binary(max_size=40),
     ),
-    st.builds(chunk, st.sampled_from([NEXT, LAST, ABORT, FIN, 5]), st.integers(0, 3), st.binary(max_size=40)),
+    st.builds(again, st.integers(0, 3), st.integers(0, 3), st.integers(0, 5), payload=st.binary(max_size=5)),
+    st.builds(have, st.integers(0, 3), st.integers(0, 2**64 - 1)),
+    st.builds(chunk, st.sampled_from([NEXT, LAST, ABORT, FIN, 7]), st.integers(0, 3), st.binary(max_size=40)),
     st.sampled_from([FULL_FIRST, chunk(NEXT, 0, pattern(ROOM)), chunk(ABORT, 0)]),
 )
 

@@ -1,0 +1,110 @@
+"""The options of `python -m p2pfl.node`, and how its command line is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import tyro
+
+from p2pfl.app.computes import ComputeOptions
+from p2pfl.app.config import Config, load_config, with_topology
+from p2pfl.app.identity_options import IdentityOptions
+from p2pfl.app.logs import LogOptions
+from p2pfl.app.monitor import MonitorOptions
+from p2pfl.app.options import parse
+from p2pfl.errors import ConfigError, require
+
+__all__ = ["Hosting", "Joining", "LocalData", "NodeOptions", "host_command"]
+
+SettingsT = TypeVar("SettingsT")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions(IdentityOptions):
+    """Where this node listens, whom it dials, who it is, and whom it trusts."""
+
+    listen: tuple[str, ...] = ()
+    """Addresses to listen on, such as :7700 (this machine only) or 0.0.0.0:7700. None: only dial out."""
+    peers: tuple[str, ...] = ()
+    """Addresses of nodes to link to, such as hub:7700. One is enough: the others are learnt."""
+    name: str = ""
+    """What this node is called; a topology file may keep a seat for the name."""
+    seat: int | None = None
+    """The seat to ask for. By default a free one."""
+    code: tuple[str, ...] = ()
+    """Import paths that a peer's course may name as model or loss, such as my_model:Net: code of this host only."""
+    compute: ComputeOptions = field(default_factory=ComputeOptions)
+    runs: Path = Path("runs")
+    """Where run folders are made."""
+    run: str = ""
+    """Name of the run folder; by default course, hash and date."""
+    fresh: bool = False
+    """Begin a new run, even if there is one of this course and node that did not come to its end."""
+    patience_seconds: float = 600.0
+    """Once there is no link to any node of the course for so long, give up with exit code 75; 0: never. The same
+    command goes on with the run."""
+    json: bool = False
+    """One JSON object per line on stdout instead of text."""
+    logs: Annotated[LogOptions, tyro.conf.arg(name="")] = field(default_factory=LogOptions)
+    monitor: Annotated[MonitorOptions, tyro.conf.arg(name="")] = field(default_factory=MonitorOptions)
+    loop: Literal["uvloop", "asyncio"] = "uvloop"
+    """Which event loop: uvloop is faster, asyncio is Python's own."""
+
+    def __post_init__(self) -> None:
+        sentence = f"--patience-seconds is {self.patience_seconds}; it must not be negative"
+        require(self.patience_seconds >= 0, sentence)
+
+
+@dataclass(frozen=True, slots=True)
+class Hosting(Generic[SettingsT]):
+    """Run a node that has the course file. Without --peers it is the first, which gives the seats."""
+
+    config: Annotated[Config[SettingsT], tyro.conf.arg(name="")]
+    node: Annotated[NodeOptions, tyro.conf.arg(name="")] = field(default_factory=NodeOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalData:
+    source: str = ""
+    """Where this host has its examples, if not where the course says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """Run a node that asks its first peer for the course. With --course FILE, every field of it is an option too."""
+
+    node: Annotated[NodeOptions, tyro.conf.arg(name="")] = field(default_factory=NodeOptions)
+    data: LocalData = field(default_factory=LocalData)
+
+
+def host_command(arguments: list[str]) -> tuple[NodeOptions, Config[Any] | None, LocalData]:
+    """Parse the command line. Raises ConfigError."""
+    rest, course = _without_course(arguments)
+    program = "python -m p2pfl.node"
+    if course is None:
+        joining = parse(Joining, rest, program)
+        if not joining.node.peers:
+            raise ConfigError("give --course FILE to start a course, or --peers ADDRESS to join one")
+        return joining.node, None, joining.data
+    config = load_config(Path(course))
+    kind: Any = Hosting[type(config.course)]  # type: ignore[misc]  # the class of settings is known only now
+    hosting = parse(kind, rest, f"{program} --course {course}", Hosting(config))
+    if not hosting.node.listen and not hosting.node.peers:
+        raise ConfigError("nobody could reach this node: give --listen, such as --listen :7700, or --peers, or both")
+    return hosting.node, with_topology(hosting.config), LocalData()
+
+
+def _without_course(arguments: list[str]) -> tuple[list[str], str | None]:
+    rest, course, given = [], None, iter(arguments)
+    for argument in given:
+        if argument == "--course":
+            course = next(given, None)
+            if course is None:
+                raise ConfigError("--course needs a file: --course examples/digits.toml")
+        elif argument.startswith("--course="):
+            course = argument.removeprefix("--course=")
+        else:
+            rest.append(argument)
+    return rest, course

@@ -25,10 +25,10 @@ from p2pfl.app.config import Config, course_hash, from_mapping
 from p2pfl.app.host import Host
 from p2pfl.app.node_options import host_command
 from p2pfl.app.registrar import FetchCourse, Join
-from p2pfl.learn.params import model_hash
 from p2pfl.compute.inline import Inline
 from p2pfl.courses.course import HoldsModel
 from p2pfl.errors import ConfigError
+from p2pfl.learn.params import model_hash
 from p2pfl.link.secure import offered_subprotocols
 from p2pfl.link.trust import Open
 from p2pfl.sim.loop import run_virtual

@@ -63,7 +63,7 @@ class Setup:
     @property
     def sleepers(self) -> Collection[int]:
         """Seats whose nodes a simulation makes only while they are needed."""
-        asleep = self.course.sleepers(self.topology.union)
+        asleep = self.course.sleepers(self.topology.union, self.config.course)
         return asleep if len(asleep) > _ALL_AWAKE else ()
 
     @property

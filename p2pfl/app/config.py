@@ -19,6 +19,7 @@ from p2pfl.courses.course import Course
 from p2pfl.courses.dpsgd import DPSGD
 from p2pfl.courses.fedavg import FEDAVG
 from p2pfl.courses.hierarchical import HIERARCHICAL
+from p2pfl.courses.pushsum import PUSHSUM
 from p2pfl.errors import ConfigError
 from p2pfl.learn.specs import DataSpec, ModelSpec, Option, PartitionSpec, TrainSpec
 from p2pfl.sim.availability import AvailabilitySpec
@@ -40,7 +41,7 @@ __all__ = [
 
 SettingsT = TypeVar("SettingsT")
 
-COURSES: Mapping[str, Course] = {course.name: course for course in (FEDAVG, HIERARCHICAL, DPSGD, ADPSGD)}
+COURSES: Mapping[str, Course] = {course.name: course for course in (FEDAVG, HIERARCHICAL, DPSGD, ADPSGD, PUSHSUM)}
 
 
 @dataclass(frozen=True, slots=True)

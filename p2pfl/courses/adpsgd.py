@@ -6,7 +6,8 @@ https://arxiv.org/abs/1710.06952.
 Deviation, for links with a delay: averaging is in the delta form. The asked node answers with the model that it had and
 moves half the way to the asker's; the asker adds half of the difference to the model *that it sent*, so that steps made
 meanwhile stay. Each exchange leaves the sum over both nodes as it was, whatever else happens in between. No node waits
-for another inside a handler, so there is no deadlock on any graph.
+for another inside a handler, so there is no deadlock on any graph. Who comes late goes on in the round, and with the
+model, of a neighbour.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from random import Random
 from torch import Tensor
 
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
-from p2pfl.courses.gossip import GossipSettings
+from p2pfl.courses.durable import Durable
+from p2pfl.courses.gossip import GossipSettings, Pull, Pulled, Release, Released, begin, consensus_distance, part
 from p2pfl.courses.learner import Learner, seed_of
 from p2pfl.courses.messages import require_seat
 from p2pfl.errors import ConfigError, LinkError, RemoteError, RemoteProtocolError
+from p2pfl.journal.journal import Journal
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted, UpdateMissing
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
@@ -30,7 +33,7 @@ from p2pfl.topology.schedule import Schedule
 from p2pfl.wire.message import Message, Request
 from p2pfl.wire.tensor import Tensors
 
-__all__ = ["ADPSGD", "AdpsgdSettings", "Pair", "Release", "Released", "Swap", "Swapped"]
+__all__ = ["ADPSGD", "AdpsgdSettings", "Pair", "Swap", "Swapped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +62,17 @@ class Swap(Request[Swapped]):
     params: Tensors
 
 
-class Released(Message):
-    """I need you no longer."""
-
-
-class Release(Request[Released]):
-    """I start no more exchanges. Answer as soon as you start none either, so that I can go."""
-
-
 class Pair:
     """One node of the graph."""
 
-    def __init__(self, learner: Learner, settings: AdpsgdSettings, schedule: Schedule, stop: int | None = None) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        settings: AdpsgdSettings,
+        schedule: Schedule,
+        stop: int | None = None,
+        journal: Journal | None = None,
+    ) -> None:
         """`stop`: the round, from 0, before which to pause."""
         self.params: Tensor = learner.model.initial
         self.exchanges = 0
@@ -79,19 +81,24 @@ class Pair:
         self._neighbors = schedule.union.neighbors(learner.seat)
         self._round = 0
         self._stop = settings.rounds if stop is None else min(stop, settings.rounds)
+        self._durable = Durable(journal)
         self._through = asyncio.Event()  # we start no more exchanges
 
     async def run(self, node: Node) -> None:
         node.agree(self._learner.schema)
-        await node.meet(self._neighbors)
-        for round in range(self._round, self._stop):
+        lead = await begin(node, self._learner, self._neighbors, self._round)
+        if lead is not None:
+            self._round, self.params = lead.round, lead.params
+        while self._round < self._stop:
+            round, before = self._round, self.params
             node.emit(RoundStarted(round + 1, 1))
-            before = self.params
             fitted = await self._learner.fit(before, round)
             self.params = self.params + (fitted.params - before)  # what neighbours brought meanwhile stays
-            await self._average(node, round)
-            node.emit(RoundEnded(round + 1, 2, await self._settings.measure(self._learner, self.params, round, fitted)))
-        self._round = self._stop
+            distance = await self._average(node, round)
+            self._round = round + 1
+            metrics = await self._settings.measure(self._learner, self.params, round, fitted, distance)
+            await self._durable.commit(node, self._round, self.state(), metrics)
+            node.emit(RoundEnded(round + 1, 2, metrics))
         await self._part(node)
         if self._stop == self._settings.rounds:
             node.emit(CourseEnded(self._stop, f"all {self._stop} rounds are done"))
@@ -103,11 +110,12 @@ class Pair:
         self.params, self._round = as_tensor(state["params"]), int(state["round"])
         self.exchanges = int(state["exchanges"])
 
-    async def _average(self, node: Node, round: int) -> None:
+    async def _average(self, node: Node, round: int) -> float | None:
+        """With one neighbour; how far it was from us, where that is to be told."""
         linked = await node.meet(self._neighbors, at_least=0)
         if not linked:
             node.emit(UpdateMissing(round + 1, "every neighbour", "none is linked"))
-            return
+            return None
         draw = Random(seed_of(self._learner.seed, "pairs", self._learner.seat, round))
         peer, sent = draw.choice(linked), self.params
         try:
@@ -116,16 +124,14 @@ class Pair:
             theirs = self._learner.vector(answer.params)
         except (LinkError, RemoteError, RemoteProtocolError, TimeoutError) as error:
             node.emit(UpdateMissing(round + 1, peer.name, str(error) or "no answer in time"))
-            return
+            return None
         self.params = self.params + (theirs - sent) / 2
         self.exchanges += 1
+        return consensus_distance(sent, [theirs]) if self._settings.is_due(self._learner.seat, round) else None
 
     async def _part(self, node: Node) -> None:
-        """Stay to answer until every neighbour is through, or gone."""
         self._through.set()
-        async with node.ask_all(await node.meet(self._neighbors, at_least=0), Release()) as replies:
-            async for _ in replies:
-                pass
+        await part(node, self._neighbors)
 
     @Swap.handler
     async def swap(self, ask: Swap, peer: Peer) -> Swapped:
@@ -133,6 +139,11 @@ class Pair:
         theirs, mine = self._learner.vector(ask.params), self.params
         self.params = mine + (theirs - mine) / 2  # in one step, without an await: nothing can come in between
         return Swapped(self._learner.tensors(mine))
+
+    @Pull.handler
+    async def pull(self, ask: Pull, peer: Peer) -> Pulled:
+        require_seat(peer, *self._neighbors)
+        return ask.answer(self._learner, self._round, self.params)
 
     @Release.handler
     async def release(self, ask: Release, peer: Peer) -> Released:
@@ -142,7 +153,7 @@ class Pair:
 
 
 def _play(place: Place) -> tuple[object, ...]:
-    return (Pair(place.learner, place.settings, place.topology, place.stop),)
+    return (Pair(place.learner, place.settings, place.topology, place.stop, place.journal),)
 
 
 def _needs(topology: Topology) -> str | None:

@@ -68,5 +68,5 @@ class Course:
     learners: Callable[[Topology], Sequence[int]]
     family: str  # the topology if none is given
     needs: Callable[[Topology], str | None]  # why the course cannot run on a topology, or None
-    sleepers: Callable[[Topology], Collection[int]] = lambda topology: ()
+    sleepers: Callable[[Topology, Any], Collection[int]] = lambda topology, settings: ()
     """Seats that only answer what they are asked, and keep nothing in between: a simulation need not hold them."""

@@ -6,7 +6,9 @@ https://arxiv.org/abs/1705.09056.
 
 Adapt-then-combine with local epochs, as is usual in decentralized learning: x_i <- sum_j w_ij y_j, where y_j is what
 local training made of x_j. `order = "combine"` is the paper's combine-then-adapt: x_i <- sum_j w_ij x_j + (y_i - x_i).
-What does not arrive leaves its weight with the receiver, so that every row of the mixing matrix still sums to one.
+What does not arrive leaves its weight with the receiver, so that every row of the mixing matrix still sums to one. What
+was lost with a link is said again over the next. Who is rounds behind all its neighbours goes on in the round, and with
+the model, of one of them.
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
-from p2pfl.courses.gossip import GossipSettings
+from p2pfl.courses.durable import Durable
+from p2pfl.courses.gossip import GossipSettings, Lead, Pace, Pull, Pulled, begin, catch_up, consensus_distance, links
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import require_seat
 from p2pfl.errors import ConfigError, RemoteProtocolError
+from p2pfl.journal.journal import Journal
 from p2pfl.learn.params import is_finite
-from p2pfl.learn.train import FitResult
+from p2pfl.node.connection import Connection
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted, UpdateMissing
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
@@ -36,7 +40,7 @@ from p2pfl.wire.tensor import Tensors
 
 __all__ = ["DPSGD", "DpsgdSettings", "Mixer", "Model"]
 
-_ROUNDS_AHEAD = 64  # how far a neighbour may be ahead before its models are refused instead of kept
+_ROUNDS_AHEAD = 64  # how far a neighbour may be ahead before its models are not kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class DpsgdSettings(GossipSettings):
     order: str = "adapt"
     """`adapt`: train, then mix what all have trained; `combine`: mix the models that training began with."""
     deadline_seconds: float = 0.0
-    """A round mixes after so long with what has arrived; 0: it waits for every neighbour that is linked."""
+    """After training, a round waits so long, and mixes what has come; 0: it waits for all who are linked."""
 
     def __post_init__(self) -> None:
         GossipSettings.__post_init__(self)
@@ -67,14 +71,25 @@ class Model(Message):
 class Mixer:
     """One node of the graph."""
 
-    def __init__(self, learner: Learner, settings: DpsgdSettings, schedule: Schedule, stop: int | None = None) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        settings: DpsgdSettings,
+        schedule: Schedule,
+        stop: int | None = None,
+        journal: Journal | None = None,
+    ) -> None:
         """`stop`: the round, from 0, before which to pause."""
         self.params: Tensor = learner.model.initial
         self._stop = settings.rounds if stop is None else min(stop, settings.rounds)
         self._learner = learner
         self._settings = settings
         self._schedule = schedule
+        union = schedule.union
+        self._neighbors = tuple(sorted({*union.neighbors(learner.seat), *union.senders(learner.seat)}))
         self._round = 0  # models of this one and of later ones are kept
+        self._durable = Durable(journal)
+        self._pace = Pace()
         self._row: tuple[Topology | None, dict[int, float]] = (None, {})  # of the last graph, which is often the next
         self._awaited: set[int] = set()  # whose models the present round still waits for
         self._node: Node | None = None
@@ -83,13 +98,14 @@ class Mixer:
     async def run(self, node: Node) -> None:
         self._node = node
         node.agree(self._learner.schema)
-        union = self._schedule.union
-        await node.meet({*union.neighbors(self._learner.seat), *union.senders(self._learner.seat)})
-        for round in range(self._round, self._stop):
-            node.emit(RoundStarted(round + 1, 1))
-            heard, fitted = await self._step(node, round)
-            metrics = await self._settings.measure(self._learner, self.params, round, fitted)
-            node.emit(RoundEnded(round + 1, heard + 1, metrics))
+        lead = await begin(node, self._learner, self._neighbors, self._round)
+        while True:
+            if lead is not None:
+                self._follow(lead)
+            if self._round >= self._stop:
+                break
+            await self._play(node, self._round)
+            lead = await self._behind(node)
         if self._stop == self._settings.rounds:
             node.emit(CourseEnded(self._stop, f"all {self._stop} rounds are done"))
 
@@ -99,17 +115,32 @@ class Mixer:
     def resume(self, state: RoleState) -> None:
         self.params, self._round = as_tensor(state["params"]), int(state["round"])
 
-    async def _step(self, node: Node, round: int) -> tuple[int, FitResult]:
-        seat, graph = self._learner.seat, self._schedule.at(round)
+    async def _play(self, node: Node, round: int) -> None:
+        node.emit(RoundStarted(round + 1, 1))
         fitted = await self._learner.fit(self.params, round)
         adapt = self._settings.order == "adapt"
         shared = fitted.params if adapt else self.params
-        receivers = [peer for other in graph.neighbors(seat) if (peer := node.at(other))]
-        await node.tell_all(receivers, Model(round, self._learner.tensors(shared)))
-        heard = await self._gather(node, round, graph.senders(seat))
+        heard = await self._exchange(node, round, shared)
         mixed = self._mix(node, round, shared, heard)
         self.params = mixed if adapt else mixed.add_(fitted.params).sub_(shared)
-        return len(heard), fitted
+        distance = (
+            consensus_distance(shared, heard.values()) if self._settings.is_due(self._learner.seat, round) else None
+        )
+        metrics = await self._settings.measure(self._learner, self.params, round, fitted, distance)
+        await self._durable.commit(node, self._round, self.state(), metrics)
+        node.emit(RoundEnded(round + 1, len(heard) + 1, metrics))
+
+    async def _behind(self, node: Node) -> Lead | None:
+        """Where a neighbour is, if all that we can hear are rounds ahead: we were away, and they do not wait for us."""
+        audible = [other for other in self._schedule.union.senders(self._learner.seat) if node.hears(other)]
+        if self._round >= self._stop or not self._pace.is_beyond(audible, self._round):
+            return None
+        return await catch_up(node, self._learner, audible, self._round)
+
+    def _follow(self, lead: Lead) -> None:
+        self._round, self.params = lead.round, lead.params
+        for old in [round for round in self._mailbox if round < self._round]:
+            del self._mailbox[old]
 
     def _mix(self, node: Node, round: int, shared: Tensor, heard: dict[int, Tensor]) -> Tensor:
         """sum_j w_ij x_j in the order of the seats; models that are not finite are left out of it, and reported."""
@@ -131,44 +162,61 @@ class Mixer:
             self._row = graph, topology_weights(graph, self._learner.seat)
         return self._row[1]
 
-    async def _gather(self, node: Node, round: int, senders: tuple[int, ...]) -> dict[int, Tensor]:
-        box = self._mailbox[round]
+    async def _exchange(self, node: Node, round: int, shared: Tensor) -> dict[int, Tensor]:
+        """Give our model to this round's neighbours; what has come from them, by seat."""
+        graph, box = self._schedule.at(round), self._mailbox[round]
         with node.waiting(f"the models of round {round + 1}"), suppress(TimeoutError):
-            if self._settings.deadline_seconds:
-                async with asyncio.timeout(self._settings.deadline_seconds):
-                    await self._hear(node, box, senders)
-            else:
-                await self._hear(node, box, senders)
+            async with asyncio.timeout(self._settings.deadline_seconds or None):
+                await self._hear(node, graph, box, Model(round, self._learner.tensors(shared)))
         del self._mailbox[round]
         self._round = round + 1
-        for seat in senders:
+        for seat in graph.senders(self._learner.seat):
             if seat not in box:
                 node.emit(UpdateMissing(round + 1, f"seat {seat}", "it is not linked, or late"))
         return box
 
-    async def _hear(self, node: Node, box: dict[int, Tensor], senders: tuple[int, ...]) -> None:
-        """Wait until all of them are in the box, or gone."""
-        while awaited := {seat for seat in senders if seat not in box and node.hears(seat)}:
-            self._awaited = awaited
+    async def _hear(self, node: Node, graph: Topology, box: dict[int, Tensor], ours: Model) -> None:
+        """Tell ours, over every new link again, until all senders are in the box, or gone, or in a later round."""
+        seat = self._learner.seat
+        told: dict[int, Connection] = {}
+        while True:
+            before, told = told, links(node, graph.neighbors(seat))
+            fresh = [peer for other in told if told[other] is not before.get(other) and (peer := node.at(other))]
+            await node.tell_all(fresh, ours)
+            self._awaited = {
+                other for other in graph.senders(seat) if other not in box and self._is_due(node, other, ours.round)
+            }
+            if not self._awaited:
+                return
             await node.change()
+
+    def _is_due(self, node: Node, seat: int, round: int) -> bool:
+        return node.hears(seat) and not self._pace.reached(seat, round)
 
     @Model.handler
     def model(self, message: Model, peer: Peer) -> None:
         if message.round < self._round:
             return  # it missed the deadline
-        if message.round >= self._round + _ROUNDS_AHEAD:
-            raise RemoteProtocolError(f"a model of round {message.round + 1} came in round {self._round + 1}")
+        if message.round >= self._settings.rounds:
+            raise RemoteProtocolError(f"a model of round {message.round + 1} came, of {self._settings.rounds}")
         seat = require_seat(peer, *self._schedule.at(message.round).senders(self._learner.seat))
-        box = self._mailbox[message.round]
-        box[seat] = self._learner.vector(message.params, finite=False)  # _mix looks
-        if message.round == self._round and self._node is not None:
+        self._pace.note(seat, message.round)
+        if message.round < self._round + _ROUNDS_AHEAD:
+            vector = self._learner.vector(message.params, finite=False)  # _mix looks
+            self._mailbox[message.round][seat] = vector
+        if seat in self._awaited and self._node is not None:
             self._awaited.discard(seat)
             if not self._awaited:  # to wake it for every model would cost as much as the mixing
                 self._node.stir()
 
+    @Pull.handler
+    async def pull(self, ask: Pull, peer: Peer) -> Pulled:
+        require_seat(peer, *self._neighbors)
+        return ask.answer(self._learner, self._round, self.params)
+
 
 def _play(place: Place) -> tuple[object, ...]:
-    return (Mixer(place.learner, place.settings, place.topology, place.stop),)
+    return (Mixer(place.learner, place.settings, place.topology, place.stop, place.journal),)
 
 
 def _needs(topology: Topology) -> str | None:

@@ -11,13 +11,15 @@ Deviation: a cohort is drawn from the clients that are linked at the start of th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from p2pfl.courses.council import Council
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
 from p2pfl.courses.durable import Durable
+from p2pfl.courses.elected import Member
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Update, number, require_seat
 from p2pfl.courses.outbox import Outbox
@@ -61,6 +63,9 @@ class FedAvgSettings:
     """An update that claims to be of more examples is refused."""
     weights: str = "examples"
     """`examples`: an update weighs as many as its client has; `equal`: all weigh the same."""
+    coordinator: str = "fixed"
+    """`fixed`: seat 0 leads, and all wait while it is away; `elect`: when it is lost, the others elect one of them. A
+    round is then committed once a majority of all seats has its model and has signed it."""
     min_clients: int = 0
     """The first round waits for so many clients; 0: for all seats."""
     evaluate: str = "server"
@@ -84,6 +89,12 @@ class FedAvgSettings:
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             require(value in choices, f"course.{name} is {value!r}; it must be one of {', '.join(choices)}")
+        if self.coordinator == "elect":
+            for name, only in _ELECTED.items():
+                value = getattr(self, name)
+                require(
+                    value in only, f"course.{name} is {value!r}; with course.coordinator = 'elect' it must be {only}"
+                )
 
     @property
     def rules(self) -> RoundRules:
@@ -106,9 +117,11 @@ _NOT_NEGATIVE = (
 )  # fmt: skip
 _CHOICES = {
     "weights": ("examples", "equal"),
+    "coordinator": ("fixed", "elect"),
     "evaluate": ("server", "clients", "both", "none"),
     "keep": ("last", "best"),
 }
+_ELECTED = {"evaluate": ("server", "none"), "keep": ("last",), "patience": (0,)}  # what a successor can go on with
 
 
 class Server:
@@ -139,32 +152,42 @@ class Server:
             await self._clients.reassemble(node)
         else:
             await self._clients.assemble(node, self._settings.min_clients or len(self._clients.seats))
-        reason = None if self._round < self._settings.rounds else self._all_done()
-        while reason is None and self._round < self._stop:
-            reason = await self._play_round(node, self._round)
+        reason = await self.lead(node)
         if reason is not None and self._settings.keep == "best" and self._best.params is not None:
             self.params = self._best.params
-        await self._clients.finish(node, Finish(self._round, self._learner.tensors(self.params)))
+        await self.end(node)
         if reason is None:
             return  # a pause
         if not self._updates:
             raise CourseError(f"none of {self._round} rounds brought an update: see what each client was missing for")
         node.emit(CourseEnded(self._round, reason))
 
+    async def lead(self, node: Node) -> str | None:
+        """Play the rounds that are left. Why the course is over; None: it pauses."""
+        reason = None if self._round < self._settings.rounds else self._all_done()
+        while reason is None and self._round < self._stop:
+            reason = await self._play_round(node, self._round)
+        return reason
+
+    async def end(self, node: Node) -> None:
+        """Give all clients the result."""
+        await self._clients.finish(node, Finish(self._round, self._learner.tensors(self.params)))
+
     async def _play_round(self, node: Node, round: int) -> str | None:
         """Why the course is over after this round, or None."""
         collected = await self._train(node, round)
         self._updates += collected.count
         metrics = await self._evaluate(node, round, collected)
+        certificate = await self._certificate(node, round, collected)
         self._round = round + 1
-        await self._durable.commit(node, round + 1, self.state(), metrics, await self._certificate(round, collected))
+        await self._durable.commit(node, round + 1, self.state(), metrics, certificate)
         node.emit(RoundEnded(round + 1, collected.count, metrics))
         return self._best.ended(metrics) or (self._all_done() if self._round == self._settings.rounds else None)
 
     def _all_done(self) -> str:
         return f"all {self._settings.rounds} rounds are done"
 
-    async def _certificate(self, round: int, collected: Collected) -> Certificate | None:
+    async def _certificate(self, node: Node, round: int, collected: Collected) -> Certificate | None:
         if self._durable.journal is None:
             return None
         aggregate = await self._learner.digest(self.params)
@@ -289,7 +312,38 @@ class Trainer:
         return Finished()
 
 
+class _Elected(Server):
+    """A server for as long as its seat is elected."""
+
+    def __init__(self, member: Member, settings: FedAvgSettings, term: int) -> None:
+        others = [seat for seat in member.clients if seat != member.learner.seat]
+        super().__init__(member.learner, settings, others)
+        own = member.own_update if member.trains else None
+        self._clients = Clients(others, settings.rules, member.learner, own, certify=True)
+        self._durable = member.durable
+        self._member = member
+        self._term = term
+        self.params, self._round = member.params, member.rounds
+
+    async def lead(self, node: Node) -> str | None:
+        if not self._round:
+            await self._clients.assemble(node, self._settings.min_clients or len(self._clients.seats))
+        return await super().lead(node)
+
+    def state(self) -> RoleState:
+        return self._member.state()
+
+    async def _certificate(self, node: Node, round: int, collected: Collected) -> Certificate:
+        aggregate = await self._learner.digest(self.params)
+        proposed = Certificate(self._member.run_name, round, self._term, aggregate, collected.contributions)
+        return await self._member.certify(node, proposed, self.params)
+
+
 def _play(place: Place) -> tuple[object, ...]:
+    if place.settings.coordinator == "elect":
+        require(place.stop is None, "--checkpoint-every does not go with course.coordinator = 'elect'; leave it out")
+        member = Member(place, _clients(place.topology.union), lambda self, term: _Elected(self, place.settings, term))
+        return member.council, member
     if place.seat == 0:
         clients = place.topology.union.neighbors(0)
         return (Server(place.learner, place.settings, clients, place.stop, place.journal),)
@@ -305,4 +359,10 @@ def _clients(topology: Topology) -> range:
     return range(1, topology.n)
 
 
-FEDAVG = Course("fedavg", FedAvgSettings, (Server, Trainer), _play, _clients, "star", _needs, _clients)
+def _sleepers(topology: Topology, settings: FedAvgSettings) -> Collection[int]:
+    return _clients(topology) if settings.coordinator == "fixed" else ()  # who sleeps does not vote
+
+
+FEDAVG = Course(
+    "fedavg", FedAvgSettings, (Server, Trainer, Council, Member), _play, _clients, "star", _needs, _sleepers
+)

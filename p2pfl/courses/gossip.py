@@ -1,17 +1,48 @@
-"""What courses without a coordinator share: how long they go on, and how each node measures itself."""
+"""What courses without a coordinator share: how long they go on, how each node measures itself and how far it is from
+its neighbours, and how one that comes late, or comes back, goes on where the others are.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import math
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import number
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, LinkError, RemoteError, RemoteProtocolError
 from p2pfl.learn.train import FitResult
+from p2pfl.node.connection import Connection
+from p2pfl.node.events import Event
+from p2pfl.node.node import Node
+from p2pfl.node.peer import Peer
+from p2pfl.wire.message import Message, Request
+from p2pfl.wire.tensor import Tensors
 
-__all__ = ["GossipSettings"]
+__all__ = [
+    "CaughtUp",
+    "GossipSettings",
+    "Lead",
+    "Pace",
+    "Pull",
+    "Pulled",
+    "Release",
+    "Released",
+    "begin",
+    "catch_up",
+    "consensus_distance",
+    "links",
+    "part",
+]
+
+_FEW_ROUNDS = 3  # by which a neighbour may be ahead before a node goes on where that neighbour is
+_MEET_SECONDS = 2.0  # so long for all neighbours; in the middle of a course no longer, since some may be gone for good
+_PULL_SECONDS = 60.0  # in which a neighbour gives its model, or the next one is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +59,158 @@ class GossipSettings:
             if getattr(self, name) < 1:
                 raise ConfigError(f"course.{name} is {getattr(self, name)}; it must be at least 1")
 
-    async def measure(self, learner: Learner, params: Tensor, round: int, fitted: FitResult) -> dict[str, float]:
-        """The metrics of one node after a round (from 0)."""
-        found: dict[str, float | None] = {"train_loss": number(fitted.loss)}
-        due = (round + 1) % self.evaluate_every == 0 or round + 1 == self.rounds
-        chosen = self.evaluators < 0 or learner.seat < self.evaluators
-        if due and chosen and learner.test is not None:
+    def is_due(self, seat: int, round: int) -> bool:
+        """Whether this seat evaluates after this round (from 0)."""
+        chosen = self.evaluators < 0 or seat < self.evaluators
+        return chosen and ((round + 1) % self.evaluate_every == 0 or round + 1 == self.rounds)
+
+    async def measure(
+        self, learner: Learner, params: Tensor, round: int, fitted: FitResult | None, distance: float | None = None
+    ) -> dict[str, float]:
+        """The metrics of one node after a round (from 0). `fitted` is None where it has not trained."""
+        found = {"train_loss": None if fitted is None else number(fitted.loss), "consensus_distance": number(distance)}
+        if self.is_due(learner.seat, round) and learner.test is not None:
             evaluation = await learner.evaluate(params, learner.test)
             found |= {"accuracy": evaluation.accuracy, "loss": number(evaluation.loss)}
         return {name: value for name, value in found.items() if value is not None}
+
+
+def consensus_distance(own: Tensor, heard: Iterable[Tensor]) -> float | None:
+    """sqrt(mean over j of ||x_j - x_i||^2): how far the models that a node has heard are from its own, flat vectors.
+
+    None if none was heard. Models that are not finite do not count.
+
+    >>> consensus_distance(torch.zeros(2), [torch.tensor([3.0, 4.0]), torch.tensor([0.0, 1.0])])
+    3.605551275463989
+    """
+    squares = [square for model in heard if math.isfinite(square := float(torch.dist(model, own)) ** 2)]
+    return math.sqrt(math.fsum(squares) / len(squares)) if squares else None
+
+
+# -- coming late -------------------------------------------------------------------------------------------------------
+
+
+class Pulled(Message):
+    """The round that the answering node is in, from 0; and its model, where the asker is a few rounds behind."""
+
+    round: int
+    params: Tensors | None
+
+    def __post_init__(self) -> None:
+        if self.round < 0:
+            raise ValueError(f"round is {self.round}; it must not be negative")
+
+
+class Pull(Request[Pulled]):
+    """I am in this round, from 0. Where are you?"""
+
+    round: int
+
+    def answer(self, learner: Learner, round: int, params: Tensor) -> Pulled:
+        """The answer of a node that is in `round` with this model."""
+        return Pulled(round, learner.tensors(params) if round > self.round + _FEW_ROUNDS else None)
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp(Event):
+    """The node was rounds behind, and goes on in the round, from 1, that a neighbour is in."""
+
+    behind: int
+    round: int
+    peer: str
+
+    def __str__(self) -> str:
+        return f"was in round {self.behind}, and goes on with {self.peer} in round {self.round}"
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """Where a neighbour is that is ahead."""
+
+    round: int
+    params: Tensor
+
+
+async def begin(node: Node, learner: Learner, seats: Iterable[int], round: int) -> Lead | None:
+    """Link to the neighbours, in the round (from 0) that we would go on with; where one of them is, if we are late.
+
+    At the beginning of a course all have to be there. In the middle of one, whoever is there has to do.
+    """
+    wanted, patience = frozenset(seats), _MEET_SECONDS
+    await node.meet(wanted, at_least=1)
+    while True:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await node.meet(wanted)
+        linked = await node.meet(wanted, at_least=0)
+        found, lead = await _pull(node, learner, linked, round)
+        if lead is not None or found or round or len(linked) == len(wanted):
+            return lead
+        patience *= 2  # so that what it waits for is told
+
+
+async def catch_up(node: Node, learner: Learner, seats: Collection[int], round: int) -> Lead | None:
+    """Where the first of these neighbours is that answers, if it is more than a few rounds ahead of `round`."""
+    peers = [peer for seat in sorted(seats) if (peer := node.at(seat)) is not None]
+    return (await _pull(node, learner, peers, round))[1]
+
+
+async def _pull(node: Node, learner: Learner, peers: Iterable[Peer], round: int) -> tuple[int, Lead | None]:
+    """The round of the first who answers; and where it is, if we are to go on there."""
+    for peer in peers:
+        try:
+            async with asyncio.timeout(_PULL_SECONDS):
+                found = await peer.ask(Pull(round))
+            if found.params is None:
+                return found.round, None
+            lead = Lead(found.round, learner.vector(found.params))
+        except (LinkError, RemoteError, RemoteProtocolError, TimeoutError):
+            continue  # it is gone, or is not playing yet; the next may do
+        node.emit(CaughtUp(round + 1, lead.round + 1, peer.name))
+        return lead.round, lead
+    return 0, None
+
+
+def links(node: Node, seats: Iterable[int]) -> dict[int, Connection]:
+    """The links to those who sit there and are linked: what was under way on another one is lost."""
+    return {seat: peer.connection() for seat in seats if (peer := node.at(seat)) is not None}
+
+
+class Pace:
+    """How far each neighbour is, as far as its messages tell."""
+
+    def __init__(self) -> None:
+        self._rounds: dict[int, int] = {}  # seat -> of its last message
+
+    def note(self, seat: int, round: int) -> None:
+        """This neighbour sent something of this round."""
+        self._rounds[seat] = round
+
+    def reached(self, seat: int, round: int) -> bool:
+        """Whether it is in this round, or beyond: then nothing of an earlier one comes from it any more."""
+        return self._rounds.get(seat, -1) >= round
+
+    def is_beyond(self, seats: Collection[int], round: int) -> bool:
+        """Whether all of these are so far beyond this round that we had better go on where they are.
+
+        One that is with us is enough to stay: it goes on with us, and together we catch up or merge later.
+        """
+        return bool(seats) and all(self.reached(seat, round + _FEW_ROUNDS + 1) for seat in seats)
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+class Released(Message):
+    """I need you no longer."""
+
+
+class Release(Request[Released]):
+    """I start no more exchanges. Answer as soon as you start none either, so that I can go."""
+
+
+async def part(node: Node, seats: Iterable[int]) -> None:
+    """Stay to answer until every neighbour is through, or gone."""
+    async with node.ask_all(await node.meet(seats, at_least=0), Release()) as replies:
+        async for _ in replies:
+            pass

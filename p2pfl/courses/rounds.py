@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -22,7 +22,7 @@ from p2pfl.node.events import Event, UpdateMissing
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
 
-__all__ = ["ClientExcluded", "ClientReadmitted", "Clients", "Collected", "RoundRules"]
+__all__ = ["ClientExcluded", "ClientReadmitted", "Clients", "Cohort", "Collected", "RoundRules"]
 
 _LATE = "nothing came before the deadline"
 _PAUSE_SECONDS = 1.0
@@ -100,14 +100,42 @@ class Collected:
     contributions: tuple[Contribution, ...] = ()  # by seat, where they are certified
 
 
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """Whom a round asks."""
+
+    peers: tuple[Peer, ...]  # by seat
+    own: bool = False  # whether the coordinator, too, trains in it
+
+    def __len__(self) -> int:
+        return len(self.peers) + self.own
+
+
+OwnUpdate = Callable[[Train], Awaitable[Update]]
+"""How a coordinator that is one of the clients trains."""
+
+
 class Clients:
     """The clients of one coordinator, by their seats."""
 
-    def __init__(self, seats: Iterable[int], rules: RoundRules, learner: Learner, *, certify: bool = False) -> None:
-        """`learner`: the coordinator's own. `certify`: note the hash of each update."""
+    def __init__(
+        self,
+        seats: Iterable[int],
+        rules: RoundRules,
+        learner: Learner,
+        own: OwnUpdate | None = None,
+        *,
+        certify: bool = False,
+    ) -> None:
+        """`learner`: the coordinator's own; `own`: given if it is a client as well; its seat is none of `seats`.
+
+        `certify`: note the hash of each update.
+        """
         self.seats = tuple(seats)
         self.rules = rules
         self.learner = learner
+        self._own = own
+        self._everybody = self.seats if own is None else tuple(sorted((*self.seats, learner.seat)))
         self._certify = certify
         self._awake: tuple[int, ...] | None = None
         self._known: dict[int, Peer] = {}  # those that have been asked, except for who sleeps in between
@@ -130,27 +158,32 @@ class Clients:
             async with asyncio.timeout(self.rules.rejoin_seconds):
                 await self.assemble(node, len(self.seats))
 
-    async def cohort(self, node: Node, round: int, *salt: object) -> list[Peer]:
+    async def cohort(self, node: Node, round: int, *salt: object) -> Cohort:
         """Whom this round asks, by seat: drawn from those who are there. Waits while nobody is. `salt` seeds it, too.
 
         Who was cut off a short while ago is waited for. Who fails all the time is left out, if others are there.
         """
-        asked, seed = self.rules.asked(len(self.seats)), seed_of(self.learner.seed, "cohort", *salt, round)
+        seed = seed_of(self.learner.seed, "cohort", *salt, round)
         while True:
             await self.assemble(node, at_least=1)
             await self._rejoined(node)
-            there = self._there(node, _shuffled(self.seats, Random(seed)))
-            peers = await node.call(islice((seat for seat in there if self._attendance.admits(seat, round)), asked))
-            if not peers:
-                peers = await node.call(islice(self._there(node, _shuffled(self.seats, Random(seed))), asked))
-            if peers:
-                self._known |= {seat: peer for peer in peers if (seat := peer.seat) in self.awake(node)}
-                return peers
+            there = self._there(node, _shuffled(self._everybody, Random(seed)))
+            cohort = await self._call(node, (seat for seat in there if self._attendance.admits(seat, round)))
+            if not cohort:
+                cohort = await self._call(node, self._there(node, _shuffled(self._everybody, Random(seed))))
+            if cohort:
+                self._known |= {seat: peer for peer in cohort.peers if (seat := peer.seat) in self.awake(node)}
+                return cohort
             await asyncio.sleep(_PAUSE_SECONDS)  # all who sleep are away, and nobody tells when they come back
 
-    @staticmethod
-    def _there(node: Node, seats: Iterable[int]) -> Iterator[int]:
-        return (seat for seat in seats if node.at(seat) or node.members.would_wake(seat))
+    async def _call(self, node: Node, seats: Iterator[int]) -> Cohort:
+        drawn = list(islice(seats, self.rules.asked(len(self._everybody))))
+        own = self._own is not None and self.learner.seat in drawn
+        return Cohort(tuple(await node.call(seat for seat in drawn if not own or seat != self.learner.seat)), own)
+
+    def _there(self, node: Node, seats: Iterable[int]) -> Iterator[int]:
+        own = None if self._own is None else self.learner.seat
+        return (seat for seat in seats if seat == own or node.at(seat) or node.members.would_wake(seat))
 
     async def _rejoined(self, node: Node) -> None:
         """Wait until those are back that were cut off, or have been for too long."""
@@ -171,13 +204,15 @@ class Clients:
         """Let those sleep who sleep until they are called."""
         await node.dismiss(peer for peer in peers if peer.seat is not None and node.members.on_call(peer.seat))
 
-    async def train(self, node: Node, cohort: Sequence[Peer], ask: Train) -> Collected:
+    async def train(self, node: Node, cohort: Cohort, ask: Train) -> Collected:
         """Let the cohort train; the mean of the updates, once there are enough of them or no time is left."""
-        enough = min(self.rules.enough(len(self.seats)), len(cohort))
-        harvest = _Harvest(cohort, self.rules, self.learner, ask.round, certify=self._certify)
-        replies = node.ask_all(cohort, ask, rejoin_seconds=self._patience(node))
+        enough = min(self.rules.enough(len(self._everybody)), len(cohort))
+        harvest = _Harvest(node, cohort, self.rules, self.learner, ask.round, certify=self._certify)
+        replies = node.ask_all(cohort.peers, ask, rejoin_seconds=self._patience(node))
         with suppress(TimeoutError):
             async with asyncio.timeout(self.rules.deadline_seconds or None) as limit, replies:
+                if cohort.own and self._own is not None:
+                    await harvest.take(None, await self._own(ask))  # meanwhile, the others train
                 async for peer, update in replies:
                     try:
                         await harvest.take(peer, update)
@@ -186,7 +221,7 @@ class Clients:
                         continue
                     if self._attendance.came(_seat(peer)):
                         node.emit(ClientReadmitted(ask.round + 1, peer.name))
-                    if harvest.mean.count == enough:
+                    if harvest.mean.count >= enough:
                         if not self.rules.grace_seconds:
                             break
                         _shorten(limit, self.rules.grace_seconds)
@@ -195,7 +230,7 @@ class Clients:
         if harvest.mean.count < enough or self.rules.grace_seconds:
             for peer in _by_seat(replies.waiting):
                 self._missed(node, ask.round, peer, _LATE)
-        await self.dismiss(node, cohort)
+        await self.dismiss(node, cohort.peers)
         return harvest.collected()
 
     def _patience(self, node: Node) -> float:
@@ -249,9 +284,11 @@ class _Harvest:
     """The updates of one round, as they come."""
 
     def __init__(
-        self, cohort: Sequence[Peer], rules: RoundRules, learner: Learner, round: int, *, certify: bool
+        self, node: Node, cohort: Cohort, rules: RoundRules, learner: Learner, round: int, *, certify: bool
     ) -> None:
-        self.mean = WeightedMean(cohort)
+        own = [learner.seat] if cohort.own else []
+        self.mean = WeightedMean(sorted([*map(_seat, cohort.peers), *own]))
+        self._node = node
         self._rules = rules
         self._learner = learner
         self._round = round
@@ -259,8 +296,9 @@ class _Harvest:
         self._losses: list[tuple[float | None, int]] = []
         self._contributions: list[Contribution] = []
 
-    async def take(self, peer: Peer, update: Update) -> None:
-        """Raises RemoteProtocolError or ValueError for one that cannot be used."""
+    async def take(self, peer: Peer | None, update: Update) -> None:
+        """`peer`: whose update it is; None: our own. Raises RemoteProtocolError or ValueError if it cannot be used."""
+        seat, peer_id = (self._learner.seat, self._node.id) if peer is None else (_seat(peer), peer.id)
         if update.round != self._round:
             raise RemoteProtocolError(f"an update of round {update.round + 1} came")
         if update.num_examples > self._rules.most_examples:
@@ -269,11 +307,11 @@ class _Harvest:
             )
         vector = self._learner.vector(update.params)
         weight = update.num_examples if self._rules.by_examples else 1
-        self.mean.add(peer, vector, weight)
+        self.mean.add(seat, vector, weight)
         self._losses.append((update.loss, update.num_examples))
         if self._certify:
             digest = await self._learner.digest(vector)
-            self._contributions.append(Contribution(_seat(peer), peer.id, digest, float(weight)))
+            self._contributions.append(Contribution(seat, peer_id, digest, float(weight)))
 
     def collected(self) -> Collected:
         num_examples = sum(examples for _, examples in self._losses)

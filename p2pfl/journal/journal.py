@@ -44,6 +44,7 @@ class Journal:
         self.damage: list[str] = [ledger.damage] if ledger is not None and ledger.damage else []
         self._disk = disk
         self._ledger = ledger
+        self._turn = asyncio.Lock()  # what is written later stays
 
     def last(self) -> Commit | None:
         """The last commit that can be read whole; None: there is none."""
@@ -64,15 +65,17 @@ class Journal:
         """Once it returns, the rounds so far cannot be lost. Raises JournalError, and then the last one stands."""
         certificate = None if commit.certificate is None else commit.certificate.plain()
         about = {"certificate": certificate, "metrics": dict(commit.metrics)}
-        await self._disk.write(_round_name(commit.rounds), dump(commit.state, about))
-        if self._ledger is not None:
-            await asyncio.to_thread(self._ledger.record, commit.rounds, commit.certificate, commit.metrics)
-        for rounds in sorted(self._generations(), reverse=True)[_GENERATIONS:]:
-            await self._disk.delete(_round_name(rounds))
+        async with self._turn:
+            await self._disk.write(_round_name(commit.rounds), dump(commit.state, about))
+            if self._ledger is not None:
+                await asyncio.to_thread(self._ledger.record, commit.rounds, commit.certificate, commit.metrics)
+            for rounds in sorted(self._generations(), reverse=True)[_GENERATIONS:]:
+                await self._disk.delete(_round_name(rounds))
 
     async def keep(self, name: str, state: State) -> None:
         """Remember this in place of what was kept under that name. Raises JournalError, and then that stands."""
-        await self._disk.write(_kept_name(name), dump(state))
+        async with self._turn:
+            await self._disk.write(_kept_name(name), dump(state))
 
     def kept(self, name: str) -> State | None:
         """What was kept last; None if there is nothing, or if it is damaged."""

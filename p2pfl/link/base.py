@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from p2pfl.crypto.signing import Signer
 from p2pfl.errors import HandshakeFailed, LinkError, LinkRefused, LinkTruncated
 from p2pfl.link.ram import ram_bytes
 from p2pfl.wire.packet import Packet
+
+if TYPE_CHECKING:
+    from p2pfl.crypto.signing import Signer  # which loads nacl: only who signs needs it
 
 __all__ = [
     "CloseCode", "DialsBack", "Link", "LinkLimits", "LinkStatistics", "Listener", "MessageSocket", "Mountable",
@@ -218,4 +220,4 @@ class Tunnelling(Protocol):
         """
 
     async def answer_over(self, socket: MessageSocket, relay: str, expect: str) -> Link:
-        """The same at the end that was called. To its limits, all who come over one relay are one host."""
+        """The same at the end that was called. Who comes over a relay counts as a host, to the limits of strangers."""

@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
+from typing import TYPE_CHECKING
 
-from p2pfl.crypto.signing import Signer
 from p2pfl.errors import (
     ConfigError,
     LinkClosed,
@@ -32,6 +32,9 @@ from p2pfl.link.agenda import Agenda
 from p2pfl.link.base import Link, LinkLimits, LinkStatistics, Receiver
 from p2pfl.wire.frame import check_packet, framed_size
 from p2pfl.wire.packet import Packet
+
+if TYPE_CHECKING:
+    from p2pfl.crypto.signing import Signer
 
 __all__ = ["MemoryLink", "MemoryListener", "MemoryNetwork", "MemoryTransport"]
 

@@ -203,19 +203,22 @@ class WebSocketTransport:
 
     async def dial_over(self, socket: MessageSocket, relay: str, expect: str) -> TunnelLink:
         """Authenticate through a tunnel; see Tunnelling."""
-        self._check_room()
+        try:
+            self._check_room()
+        except LinkRefused:
+            await socket.close(CloseCode.REFUSED)
+            raise
         return self._tunnel(socket, relay, await greet(socket, self._security, self.limits, expect))
 
     async def answer_over(self, socket: MessageSocket, relay: str, expect: str) -> TunnelLink:
         """Be authenticated to through a tunnel; see Tunnelling."""
         try:
-            with self._doors.half_open(f"relay:{relay}", len(self._links)):
-                return self._tunnel(
-                    socket, relay, await return_greeting(socket, self._security, self.limits, expect)
-                )
+            with self._doors.half_open(f"relay:{relay}/{expect}", len(self._links)):
+                channel = await return_greeting(socket, self._security, self.limits, expect)
         except Turned as turned:
             await socket.close(CloseCode.REFUSED)
-            raise LinkRefused(f"too many come over {relay[:10]} ({turned}): this was one more") from turned
+            raise LinkRefused(f"{expect[:10]} comes too often over {relay[:10]}: {turned}") from turned
+        return self._tunnel(socket, relay, channel)
 
     def _check_room(self) -> None:
         if len(self._links) >= self.limits.links:

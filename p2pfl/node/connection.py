@@ -66,8 +66,8 @@ class Connection:
     """The node's end of one link. Messages of the peer are started in the order in which they came, a few at a time."""
 
     __slots__ = (
-        "_asks", "_condemned", "_due", "_linger", "_peer_retires", "_pulse", "_queue", "_room", "_running", "link",
-        "loop", "peer", "rtt_seconds", "session",
+        "_asks", "_condemned", "_due", "_linger", "_peer_retires", "_pulse", "_queue", "_received", "_room", "_running",
+        "link", "loop", "peer", "rtt_seconds", "session",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, link: Link, limits: SessionLimits) -> None:
@@ -82,6 +82,7 @@ class Connection:
         self._room: list[asyncio.Future[None]] = []  # who waits for room to tell or to ask
         self._pulse: asyncio.TimerHandle | None = None  # of the keepalive
         self._due = 0.0  # when the pulse is
+        self._received = 0  # bytes that the link had received when the last packet came
         self._linger: asyncio.TimerHandle | None = None  # while retired
         self._peer_retires = False  # whether the peer, too, has said that it uses another link
         self._condemned = False
@@ -150,6 +151,7 @@ class Connection:
 
     def packet_received(self, packet: Packet) -> None:
         """Take one packet; see Receiver."""
+        self._received = self.link.statistics.bytes_received
         match self.session.receive(packet, self.loop.time()):
             case Told(content):
                 self._arrived(None, content)
@@ -232,7 +234,8 @@ class Connection:
                 self._launch(None, content)
 
     def _arrived(self, number: int | None, content: Incoming) -> None:
-        if number is None and not self._queue and self.peer.dispatch.prompt(content):
+        dispatch = self.peer.dispatch
+        if number is None and dispatch.prompt(content) and (not self._queue or dispatch.overtakes(content)):
             self._handle_now(content)
         elif len(self._running) < _HANDLERS_AT_ONCE:  # then nothing queues
             self._launch(number, content)
@@ -316,7 +319,7 @@ class Connection:
         if now - self._due > silence / 4:
             self.session.excuse(now)  # this loop was stalled, so the silence may be our own deafness
         try:
-            beat = self.session.heartbeat(now)
+            beat = self.session.heartbeat(now, self.link.statistics.bytes_received - self._received)
         except LinkSilent as error:
             self.link.abort(error)
             return

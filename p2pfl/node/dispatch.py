@@ -97,6 +97,10 @@ class Dispatch:
         entry = self._table.get(content.tag)
         return entry is not None and entry.prompt
 
+    def overtakes(self, content: Incoming) -> bool:
+        """Whether a message need not wait until those that came before it are begun."""
+        return False
+
     def run_now(self, peer: Peer, content: Incoming) -> None:
         """Handle a statement at once; see `run`. A handler that fails is reported, and raises nothing."""
         entry = self._table[content.tag]

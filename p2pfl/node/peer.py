@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from p2pfl.errors import LinkClosed, LinkError, LinkRefused, P2pflError, RemoteProtocolError
-from p2pfl.link.base import LinkStatistics
+from p2pfl.link.base import LinkStatistics, Relayed
 from p2pfl.node.conduct import Conduct
 from p2pfl.node.connection import Connection
 from p2pfl.node.events import PeerMisbehaved
@@ -186,7 +186,7 @@ class Peer:
         """Take a new link. Of two that were dialled at once, both ends keep the one that the smaller id dialled.
 
         Two that one end dialled: nobody dials while a good link is up, so the old one is dead over there or has served
-        its time, and both ends keep the newer.
+        its time, and both ends keep the newer. A link that needs nobody between is better than one through others.
 
         Raises LinkRefused for a peer in quarantine.
         """
@@ -196,9 +196,7 @@ class Peer:
             spare = next(connection for connection in self._connections if connection is not old)
             spare.link.abort(LinkRefused("too many links of one peer"))
         self._connections.append(new)
-        ours_wins = link.local < link.remote
-        newer_wins = old is None or old.link.initiator == link.initiator or link.initiator == ours_wins
-        self._choose(new if newer_wins else old)
+        self._choose(new if old is None or _outdoes(link, old.link) else old)
         new.start()
 
     # -- for its connections ---------------------------------------------------------------------------------------
@@ -277,6 +275,13 @@ class Peer:
         elif before is not None and chosen is None:
             self._gone.set()
             self._node.lost(self, self._loss)
+
+
+def _outdoes(new: Link, old: Link) -> bool:
+    """Whether a new link takes the place of one that is up; both ends see it alike. See `Peer.attach`."""
+    if isinstance(new, Relayed) != isinstance(old, Relayed):
+        return isinstance(old, Relayed)
+    return old.initiator == new.initiator or new.initiator == (new.local < new.remote)
 
 
 async def tell_all(peers: Iterable[Peer], body: Body) -> list[Peer]:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OfferTunnel", "OpenTunnel", "Relay", "RelayDispatch", "Tunnel", "TunnelAnswer"]
 
-MOST_RELAYS = 5  # that are asked for one tunnel
+MOST_RELAYS = 5  # that are tried in turn
 _SCHEME = "relay:"  # of an address: relay:<peer id of who carries>/<peer id of who is dialled>
 _CLOSE_SECONDS = 1.0  # how long the end of a tunnel waits to be told
 
@@ -79,6 +79,10 @@ class RelayDispatch(Dispatch):
         if len(sizes) != 1 or sizes[0] > MAX_CARRIED:
             raise OversizeError(f"a tunnel carries one buffer of at most {MAX_CARRIED} bytes at a time")
         return False
+
+    def overtakes(self, content: Incoming) -> bool:
+        """See Dispatch. What is in tunnels is none of the business of handlers that are at work."""
+        return content.tag in (Cargo.tag, RoomMade.tag, TunnelEnded.tag)
 
     def checked(self, kind: type[Message], content: Incoming) -> Message:
         """See Dispatch."""
@@ -135,7 +139,7 @@ class Relay:
         except RemoteError as error:
             raise PeerUnreachable(f"{error}: upgrade p2pfl there, or link to another node that carries") from error
         if tunnel.refusal or not 0 < tunnel.window <= MOST_WINDOW or (relay_id, tunnel.number) in self.ends:
-            why = tunnel.refusal or "it offers a tunnel that cannot be"
+            why = tunnel.refusal[:200] or "it offers a tunnel that cannot be"
             raise PeerUnreachable(
                 f"{relay.label} opens no tunnel: {why}: let one of the two ends listen, or link both to one that does"
             )
@@ -193,7 +197,7 @@ class Relay:
         finally:
             if refusal:
                 route.end(peer, CloseCode.GONE)
-        return Tunnel(number, window) if route.open else Tunnel(refusal=refusal or "an end was lost")
+        return Tunnel(number, window) if route.open else Tunnel(refusal=refusal or "an end has left it")
 
     def _why_not_carry(self, peer: Peer, target: Peer | None) -> str:
         settings = self._node.settings

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Replies"]
 
+_PROGRESS_BYTES = 1 << 18  # between two losses: then a large transfer gets on
 ReplyT = TypeVar("ReplyT", bound=Message)
 
 
@@ -46,7 +47,7 @@ class Replies(Generic[ReplyT]):
         self._arrived: deque[tuple[Peer, ReplyT]] = deque()
         self._more: asyncio.Future[None] | None = None  # made by a loop that waits
         self._behind: set[asyncio.Task[None]] = set()  # asks that wait for room at their peer, or for its return
-        self._patience: dict[Peer, float] = {}  # until when those are waited for that were lost
+        self._patience: dict[Peer, tuple[float, int]] = {}  # until when who was lost is waited for; bytes so far
         self._over = False
 
     async def __aenter__(self) -> Self:
@@ -114,11 +115,14 @@ class Replies(Generic[ReplyT]):
             self._settle(peer, error)
 
     def _until(self, peer: Peer) -> float:
-        """How long it is waited for. Who is lost again soon after is not waited for anew, or it could go on for ever."""
-        now = asyncio.get_running_loop().time()
-        if now > self._patience.get(peer, -math.inf) + self._rejoin_seconds:
-            self._patience[peer] = now + self._rejoin_seconds
-        return self._patience[peer]
+        """Until when it is waited for. Who is lost again and again, and has not got on, is not waited for anew."""
+        now, counts = asyncio.get_running_loop().time(), peer.counts()
+        moved = counts.bytes_sent + counts.bytes_received
+        until, before = self._patience.get(peer, (-math.inf, 0))
+        if now > until + self._rejoin_seconds or moved >= before + _PROGRESS_BYTES:
+            until = now + self._rejoin_seconds
+        self._patience[peer] = until, moved
+        return until
 
     async def _ask_again(self, peer: Peer, error: LinkError | RemoteUnready, until: float) -> None:
         """Once it is back. One that is linked and not ready yet says in the membership table when it is."""

@@ -93,7 +93,8 @@ class Session:
     """One end of a conversation. `tells_left` and `asks_left` say whether there is room to send."""
 
     __slots__ = (
-        "_cancelled", "_handled", "_heard_at", "_last_out", "_open_in", "_open_out", "_pinged_at", "_tells_open",
+        "_alive_at", "_arriving", "_cancelled", "_handled", "_heard_at", "_last_out", "_open_in", "_open_out",
+        "_pinged_at", "_tells_open",
         "limits", "said_bye", "tells_left",
     )  # fmt: skip
 
@@ -107,7 +108,9 @@ class Session:
         self._open_in: set[int] = set()  # the peer's asks that we have not answered
         self._tells_open = 0  # the peer's tells that hold one of its places
         self._handled = 0  # tells handled since the last credit
-        self._heard_at = now
+        self._heard_at = now  # the last packet
+        self._alive_at = now  # the last bytes, of which a packet may still be missing the rest
+        self._arriving = 0  # bytes since the last packet, as far as we know
         self._pinged_at: float | None = None
 
     @property
@@ -177,7 +180,8 @@ class Session:
 
     def receive(self, packet: Packet, now: float) -> Event:
         """What a packet means. Raises RemoteProtocolError for one that must not come now."""
-        self._heard_at = now
+        self._heard_at = self._alive_at = now
+        self._arriving = 0
         kind, number, content = unpack(packet)
         match kind:
             case "tell":
@@ -234,21 +238,28 @@ class Session:
 
     def excuse(self, now: float) -> None:
         """Start the silence anew: it was our own clock or loop that stood still."""
-        self._heard_at = now
+        self._heard_at = self._alive_at = now
         self._pinged_at = None
 
-    def heartbeat(self, now: float) -> Heartbeat:
-        """To be called at the start, and whenever `next_at` has come. Raises LinkSilent when the peer is gone."""
+    def heartbeat(self, now: float, arriving: int = 0) -> Heartbeat:
+        """To be called at the start, and whenever `next_at` has come. Raises LinkSilent when the peer is gone.
+
+        `arriving`: bytes that have come since the last packet. While they grow the peer is there, though its answers
+        wait behind them; and so that it hears of us too, who hears nothing else, it is pinged all the while.
+        """
         silence = self.limits.silence_seconds
-        idle = now - self._heard_at
-        if idle >= silence:
-            raise LinkSilent(f"nothing was heard for {idle:.1f} s")
-        if idle < silence / 4:
+        if arriving > self._arriving:
+            self._alive_at, self._arriving = now, arriving
+        if now - self._alive_at >= silence:
+            raise LinkSilent(f"nothing was heard for {now - self._alive_at:.1f} s")
+        if now - self._heard_at < silence / 4:
             return Heartbeat(None, self._heard_at + silence / 4)
-        if self._pinged_at is not None and self._pinged_at >= self._heard_at:
-            return Heartbeat(None, self._heard_at + silence)
-        self._pinged_at = now
-        return Heartbeat(pack("ping", int(now * 1000) & 0xFFFFFFFF), self._heard_at + silence)
+        if self._pinged_at is None or self._pinged_at < self._heard_at:
+            self._pinged_at = now
+        elif not arriving:
+            return Heartbeat(None, self._alive_at + silence)
+        next_at = now + silence / 4 if arriving else self._alive_at + silence
+        return Heartbeat(pack("ping", int(now * 1000) & 0xFFFFFFFF), next_at)
 
 
 def _printable(reason: str) -> str:

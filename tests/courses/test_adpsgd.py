@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from p2pfl.courses.adpsgd import ADPSGD, AdpsgdSettings, Release, Released, Swap, Swapped
+from p2pfl.courses.adpsgd import ADPSGD, AdpsgdSettings, Swap, Swapped
+from p2pfl.courses.gossip import Release, Released
 from p2pfl.errors import ConfigError, RemoteError
 from p2pfl.learn.specs import TrainSpec
 from p2pfl.node.events import CourseEnded, RoundEnded, UpdateMissing

@@ -4,6 +4,7 @@ from p2pfl.courses.adpsgd import ADPSGD, AdpsgdSettings
 from p2pfl.courses.dpsgd import DPSGD, DpsgdSettings
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
 from p2pfl.courses.hierarchical import HIERARCHICAL, HierarchicalSettings
+from p2pfl.courses.pushsum import PUSHSUM, PushsumSettings
 from p2pfl.topology.families import build
 from tests.courses.kit import check_course
 
@@ -18,6 +19,8 @@ COURSES = {
     "dpsgd": (DPSGD, DpsgdSettings(rounds=3), build("ring", 5)),
     "dpsgd, combine": (DPSGD, DpsgdSettings(rounds=3, order="combine"), build("one-peer-exponential", 4)),
     "adpsgd": (ADPSGD, AdpsgdSettings(rounds=3), build("ring", 4)),
+    "pushsum": (PUSHSUM, PushsumSettings(rounds=3), build("exponential", 5)),
+    "pushsum, free": (PUSHSUM, PushsumSettings(rounds=3, pace="free"), build("ring", 4)),
 }
 
 

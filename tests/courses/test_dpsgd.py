@@ -11,6 +11,7 @@ from p2pfl.errors import ConfigError, RemoteProtocolError
 from p2pfl.learn.data import load_dataset
 from p2pfl.learn.specs import DataSpec, ModelSpec, PartitionSpec, TrainSpec
 from p2pfl.node.events import CourseEnded, RoundEnded, UpdateMissing
+from p2pfl.sim.devices import DeviceSpec
 from p2pfl.sim.network import NetworkSpec
 from p2pfl.topology.families import build
 from p2pfl.topology.graph import Topology
@@ -232,6 +233,17 @@ def test_a_deadline_ends_the_round_with_what_has_arrived():
         assert not mixer._mailbox, "models that came too late are kept"
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("topology", [RING, ONE_WAY], ids=repr)
+def test_links_that_break_while_nobody_looks_stall_nobody(topology, seed):
+    """What was lost with a link is said again over the next: else two nodes would wait for each other for ever."""
+    network = NetworkSpec(latency_ms=500, loss_every_seconds=3.0)
+    devices = DeviceSpec(examples_per_second=30, spread=0.5)
+    played = dpsgd(topology, rounds=20, seed=seed, network=network, devices=devices).play()
+    assert len(played.told(CourseEnded)) == topology.n
+    assert all(len(played.told(RoundEnded, seat)) >= 15 for seat in range(topology.n))
+
+
 # -- the mailbox -------------------------------------------------------------------------------------------------------
 
 
@@ -265,11 +277,18 @@ async def test_only_senders_of_the_round_are_heard(mixer):
     assert not mixer._mailbox
 
 
-async def test_models_of_the_far_future_are_refused_and_those_of_the_past_dropped(mixer):
-    with pytest.raises(RemoteProtocolError, match=f"a model of round {_ROUNDS_AHEAD + 1} came in round 1"):
-        mixer.model(sent(mixer, _ROUNDS_AHEAD), At(3))
+async def test_models_of_the_far_future_are_not_kept_and_say_where_their_senders_are():
+    played = dpsgd(build("one-peer-exponential", 4), rounds=200)
+    mixer = Mixer(played.learner(0), played.settings, played.topology)
+    mixer.model(sent(mixer, _ROUNDS_AHEAD), At(3))
+    assert not mixer._mailbox and mixer._pace.reached(3, _ROUNDS_AHEAD)
+
+
+async def test_models_of_the_past_are_dropped_and_those_of_rounds_that_are_none_refused(mixer):
     mixer.model(sent(mixer, -1), At(3))
     assert not mixer._mailbox
+    with pytest.raises(RemoteProtocolError, match="a model of round 5 came, of 4"):
+        mixer.model(sent(mixer, 4), At(3))
 
 
 async def test_a_model_of_another_shape_is_refused(mixer):

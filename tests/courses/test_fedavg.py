@@ -427,7 +427,7 @@ def test_it_learns_digits_from_skewed_clients():
     assert min(curve[25:]) >= 0.93
 
 
-# -- who is cut off, and who fails again and again ----------------------------------------------------------------------
+# -- who is cut off, and who fails again and again ------------------------------------------------------------
 
 
 def offline(played, seat, since, until):

@@ -41,7 +41,7 @@ class Running:
                 at = len(self.rows)
                 if self._reading[0].done():
                     wanted = f"{kind} {contains!r} {fields or ''}"
-                    raise AssertionError(f"no {wanted} among {self.rows[since:]}; stderr: {self.stderr}")
+                    raise AssertionError(f"no {wanted} among {self.rows[since:][-30:]}; stderr: {self.stderr[-5000:]}")
                 await self._more.wait()
 
     async def address(self) -> str:
@@ -56,7 +56,8 @@ class Running:
 
     @property
     def alive(self) -> bool:
-        return self._process.returncode is None
+        """Whether it runs, and is not on its way out."""
+        return self._process.returncode is None and not self._reading[0].done()
 
     @property
     def pid(self) -> int:
@@ -77,8 +78,7 @@ class Running:
 
     async def stop(self) -> None:
         """Have it killed if it still runs."""
-        if self.alive:
-            self.send_signal(signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)
         await self.end()
 
     async def _read_rows(self) -> None:

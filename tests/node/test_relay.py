@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from p2pfl.crypto.identity import Identity
-from p2pfl.errors import PeerUnreachable
+from p2pfl.errors import HandshakeFailed, LinkRefused, PeerUnreachable
 from p2pfl.link.base import LinkLimits
 from p2pfl.link.memory import MemoryNetwork
 from p2pfl.link.trust import Open
@@ -86,6 +86,26 @@ async def test_the_smaller_id_dials_and_one_link_is_made_where_both_want_it() ->
         assert x.peer(y.id).connection().link.initiator
         assert len(carrying.relay.routes) == len(x.relay.ends) == len(y.relay.ends) == 1
         assert "1 tunnels" in repr(carrying.relay)
+
+
+async def test_many_that_only_dial_out_all_meet() -> None:
+    network, count = MemoryNetwork(delay=lambda *_: 0.05), 7
+    carrying = hub(network, seat=count)
+    async with carrying, AsyncExitStack() as stack:
+        nodes = [
+            await stack.enter_async_context(
+                place(network, Identity.from_seed(bytes([seat + 10]) * 32), peers=[HUB.peer_id], seat=seat)
+            )
+            for seat in range(count)
+        ]
+        logs = [Log(node) for node in nodes]
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+            for node in nodes:
+                group.create_task(node.meet(set(range(count)) - {node.seat}))
+        await settled()
+        assert all(len(node.peers) == count for node in nodes)
+        assert len(carrying.relay.routes) == count * (count - 1) / 2
+        assert not any(log.of(PeerLost) for log in logs)
 
 
 async def test_the_larger_dials_where_only_it_wants_to() -> None:
@@ -268,6 +288,43 @@ async def test_a_straight_link_takes_the_place_of_one_through_others() -> None:
         assert not carrying.relay.routes
         assert not x.relay.ends
         await listener.close()
+
+
+async def test_a_straight_link_wins_whoever_dialled_it() -> None:
+    network = MemoryNetwork()
+    carrying = hub(network)
+    async with apart(network, carrying, x=(Gated(),), settings=QUIET) as (x, y):
+        logs = Log(x), Log(y)
+        await x.meet([2])
+        await until(lambda: y.peer(x.id).connected)
+        asking = asyncio.create_task(y.peer(x.id).ask(Ping(1)))
+        await asyncio.sleep(1)
+        listener = await x.transport.listen(x.id, x.accept)
+        y.accept(await y.transport.dial(x.id))  # which the larger id does
+        await asyncio.sleep(20)
+        assert carrier(x, y) is carrier(y, x) is None
+        assert len(x.peer(y.id).connections) == 2  # the old one waits for the answer
+        x._roles[-1].gate.set()
+        assert (await asking).n == 2
+        await settled()
+        assert not carrying.relay.routes
+        assert not any(log.of(PeerLost) for log in logs)
+        await listener.close()
+
+
+async def test_busy_handlers_do_not_hold_up_what_is_carried() -> None:
+    network = MemoryNetwork()
+    gated = Gated()
+    carrying = hub(network, HUB, gated)
+    async with apart(network, carrying, y=(Echo(),)) as (x, _):
+        (peer,) = await x.meet([2])
+        waiting = [asyncio.create_task(x.peer(carrying.id).ask(Ping(n))) for n in range(20)]
+        await until(lambda: gated.running == 8)
+        assert (await peer.ask(Ping(1))).n == 2
+        await asyncio.sleep(10)
+        assert peer.connected
+        gated.gate.set()
+        await asyncio.wait(waiting)
 
 
 async def test_old_links_through_others_are_replaced_in_time() -> None:
@@ -667,13 +724,27 @@ async def test_a_host_that_carries_dies_and_another_takes_over() -> None:
 
 
 @pytest.mark.sockets
+async def test_a_full_house_makes_no_link_through_others() -> None:
+    full = WebSocketTransport(Identity.generate(), trust=Open(), limits=LinkLimits(links=1))
+    async with host(listen="0", settings=QUIET) as carrying, AsyncExitStack() as stack:
+        x = await stack.enter_async_context(Node(transport=full, peers=carrying.addresses, settings=QUIET))
+        y = await stack.enter_async_context(host(peers=carrying.addresses, settings=QUIET))
+        await until(lambda: len(carrying.peers) == 2 and x.peers and y.peers)
+        with pytest.raises(LinkRefused, match="has 1 links already"):
+            await x.relay.dial(f"relay:{carrying.id}/{y.id}")
+        with pytest.raises((HandshakeFailed, PeerUnreachable)):
+            await y.relay.dial(f"relay:{carrying.id}/{x.id}")
+        await until(lambda: not (carrying.relay.routes or x.relay.ends or y.relay.ends))
+
+
+@pytest.mark.sockets
 async def test_limits_hold_for_links_through_others() -> None:
     transport = WebSocketTransport(Identity.generate(), trust=Open(), limits=LinkLimits(half_open_per_host=2))
     async with Node(transport=transport, listen="0", settings=QUIET) as y, host(peers=y.addresses) as relay:
         await until(lambda: relay.peers)
         log = Log(y)
         for number in range(1, 6):
-            assert not (await relay.peer(y.id).ask(OfferTunnel(number, 100, f"somebody{number}"))).refusal
+            assert not (await relay.peer(y.id).ask(OfferTunnel(number, 100, "somebody"))).refusal
         await until(lambda: len(log.of(PeerRefused)) == 3)
-        assert all("too many come over" in event.reason for event in log.of(PeerRefused))
+        assert all("comes too often over" in event.reason for event in log.of(PeerRefused))
         assert len(y.relay.ends) == 2

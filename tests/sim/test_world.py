@@ -3,14 +3,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from p2pfl.compute.inline import Inline
 from p2pfl.errors import LinkError
 from p2pfl.node.events import Event, PeerJoined, PeerLost
+from p2pfl.node.settings import NodeSettings
 from p2pfl.sim.availability import AvailabilitySpec
 from p2pfl.sim.devices import DeviceSpec
+from p2pfl.sim.disk import SimulatedDisk
 from p2pfl.sim.loop import Stalled, run_virtual
 from p2pfl.sim.network import NetworkSpec
 from p2pfl.sim.world import World
@@ -183,6 +186,7 @@ from p2pfl.courses.adpsgd import ADPSGD, AdpsgdSettings
 from p2pfl.courses.dpsgd import DPSGD, DpsgdSettings
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
 from p2pfl.sim.devices import DeviceSpec
+from p2pfl.sim.disk import SimulatedDisk
 from p2pfl.sim.network import NetworkSpec
 from p2pfl.topology.families import build
 from tests.courses.kit import Played
@@ -393,7 +397,7 @@ def test_a_sleeper_that_is_offline_is_not_woken_and_one_that_goes_offline_sleeps
                     await asyncio.sleep(10)  # seat 1 is lost meanwhile
                     self.left = [peer.seat for peer in node.peers]
                     self.awake = sorted(world.seats)
-                    assert not world._memory.offline, "who sleeps is not on the network at all"
+                    assert not world.memory.offline, "who sleeps is not on the network at all"
                 await node.dismiss(peers)
 
     calls = Calls()
@@ -441,3 +445,130 @@ def test_links_break_if_so_wished():
         run_virtual(world.run(lambda *event, events=events: events.append(event)))
         lost = sum(isinstance(event, PeerLost) for _, _, event in events)
         assert most / 5 <= lost <= most
+
+
+def mortal(roles, n=2, **options):
+    """A world whose nodes may be killed, and which pings."""
+    return World(n, roles, Inline(), mortal=True, settings=NodeSettings(), **options)
+
+
+async def killed(world, seat, at, back=None, **how):
+    await asyncio.sleep(at)
+    world.kill(seat, **how)
+    if back is not None:
+        await asyncio.sleep(back - at)
+        await world.restart(seat)
+
+
+def played_with(world, *happenings):
+    events = []
+
+    async def play():
+        nemeses = [asyncio.create_task(happening) for happening in happenings]
+        await world.run(lambda *event: events.append(event))
+        for nemesis in nemeses:
+            await nemesis
+
+    run_virtual(play())
+    return events
+
+
+@pytest.mark.parametrize("silently", [False, True])
+def test_who_is_killed_is_gone_without_a_goodbye_and_what_is_restarted_is_somebody_new(silently):
+    leads, lives = Leads(60.0), []
+
+    def roles(seat, compute):
+        if seat == 0:
+            return [leads]
+        lives.append(Follows(compute, 0.1))
+        return [lives[-1]]
+
+    world = mortal(roles, coordinators=[0])
+    events = played_with(world, killed(world, 1, 20.05, 30.0, silently=silently))
+    assert len(lives) == 2 and lives[0] is not lives[1]
+    (reason,) = [event.reason for seconds, seat, event in events if seat == 0 and isinstance(event, PeerLost)][:1]
+    assert reason == ("nothing was heard for 5.0 s" if silently else "seat000000 is gone without a goodbye")
+    (lost,) = [seconds for seconds, seat, event in events if seat == 0 and isinstance(event, PeerLost)][:1]
+    assert 24 < lost < 25.2 if silently else lost == pytest.approx(20.1, abs=0.1)
+    assert not [at for at in leads.answered if 20.2 < at < 30], "nobody answers for the dead"
+    assert [at for at in leads.answered if at > 31]
+    assert not [seconds for seconds, seat, _ in events if seat == 1 and 20.05 < seconds < 30], "the dead say nothing"
+
+
+def test_a_run_goes_on_without_who_is_killed_for_good():
+    world = mortal(lambda seat, compute: [Echo(50.0)], n=3)
+    events = played_with(world, killed(world, 1, 5.0, for_good=True))
+    assert not world.alive(1) and not world.down(1)
+    assert max(seconds for seconds, _, _ in events) <= 50
+    assert [number for number, seat in world.seats.items() if seat.through] == [0, 2]
+
+
+def test_a_run_waits_for_a_coordinator_to_be_restarted():
+    ends = []
+
+    class Notes(Echo):
+        async def run(self, node):
+            await super().run(node)
+            ends.append(asyncio.get_running_loop().time())
+
+    world = mortal(lambda seat, compute: [Notes(20.0) if seat == 0 else Follows(compute, 1.0)], coordinators=[0])
+    played_with(world, killed(world, 0, 5.0, back=300.0))
+    assert ends == [320.0]
+
+
+def test_what_a_killed_node_computes_and_what_it_raises_as_it_ends_is_lost():
+    class Rages(Works):
+        async def run(self, node):
+            try:
+                await super().run(node)
+            finally:
+                raise LookupError("from beyond")
+
+    made = []
+
+    def roles(seat, compute):
+        made.append(Rages(compute, 1000.0) if seat else Echo(50.0))
+        return [made[-1]]
+
+    world = mortal(roles)
+    played_with(world, killed(world, 1, 5.0, for_good=True))
+    assert not hasattr(made[1], "at") and not world.seats[1].device.busy
+
+
+def test_a_crash_loses_what_was_not_synced_and_nothing_else():
+    disks = {0: SimulatedDisk(Random(0), sync_seconds=1.0)}
+    found = []
+
+    class Writes:
+        async def run(self, node):
+            found.append(sorted(disks[0].names()))
+            for name in "abc":
+                await disks[0].write(name, b"content")
+
+    world = mortal(lambda seat, compute: [Writes()], n=1, disks=disks)
+    played_with(world, killed(world, 0, 1.5, back=2.0))
+    assert found == [[], ["a"]]
+    assert sorted(disks[0].names()) == ["a", "b", "c"]
+
+
+def test_after_the_end_nobody_is_restarted():
+    world = mortal(lambda seat, compute: [Echo(5.0)])
+    played_with(world, killed(world, 1, 1.0, back=100.0, for_good=True))
+    assert not world.alive(1)
+
+
+def test_an_error_of_a_role_ends_a_mortal_world_too():
+    world = mortal(lambda seat, compute: [Broken() if seat else Cleans()])
+    with pytest.raises(LookupError, match="seat 1 has lost its way"):
+        played_with(world)
+
+
+def test_a_wall_clock_outlives_its_process():
+    world = mortal(lambda seat, compute: [Echo(50.0)])
+
+    async def jump():
+        await asyncio.sleep(1)
+        world.seats[1].process.wall_seconds = 600.0
+
+    played_with(world, jump(), killed(world, 1, 5.0, back=6.0))
+    assert world.seats[1].process.wall_seconds == 600.0

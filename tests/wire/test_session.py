@@ -211,6 +211,28 @@ def test_any_packet_breaks_the_silence() -> None:
         near.heartbeat(15.0)
 
 
+def test_bytes_of_a_packet_on_its_way_break_the_silence_and_the_peer_is_pinged_all_the_while() -> None:
+    near = session()
+    for look in range(1, 50):
+        beat = near.heartbeat(2.0 * look, arriving=100 * look)
+        assert beat.packet is not None, "it hears nothing else of us"
+        assert beat.next_at == 2.0 * (look + 1)
+    for now in (100.0, 102.0, 104.0):
+        near.heartbeat(now, arriving=4900)  # they stand still since 98.0
+    with pytest.raises(LinkSilent, match=r"nothing was heard for 8\.0 s"):
+        near.heartbeat(106.0, arriving=4900)
+
+
+def test_a_whole_packet_counts_bytes_anew() -> None:
+    near, far = session(), session()
+    near.heartbeat(2.0, arriving=1000)
+    near.receive(far.tell(body()), 3.0)
+    near.heartbeat(10.0, arriving=5)
+    assert near.heartbeat(17.9, arriving=5).packet is not None
+    with pytest.raises(LinkSilent):
+        near.heartbeat(18.0, arriving=5)
+
+
 def test_excuse_starts_the_silence_anew() -> None:
     near = session()
     near.heartbeat(2.0)

@@ -1,7 +1,7 @@
 """Nodes that are killed, and disks that fail: whatever happens, each round is made of one update of every client.
 
 The oracle is a simulation of the same course without any fault: every committed model is equal to its, to the last bit.
-The hub runs on uvloop, its clients on the loop of asyncio. Each test leaves the course under way.
+The hub runs on uvloop, its clients on the loop of asyncio. Each test mends what another has left.
 """
 
 from __future__ import annotations

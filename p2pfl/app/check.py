@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from p2pfl.app.flow import Edge, Flow, draw, draw_svg
+from p2pfl.app.modules import load_module
 from p2pfl.app.sends import Sends, sends_of, signature_of
 from p2pfl.courses.course import Course
 from p2pfl.errors import ConfigError, MessageError
@@ -37,7 +33,7 @@ def check_module(path_or_name: str) -> Flow:
     If it has a `Course`, the roles are those of the course; else all its classes with handlers or `run(self, node)`.
     Raises ConfigError where there is no such module, or no role in it.
     """
-    module = _load(path_or_name)
+    module = load_module(path_or_name, _CHECKED)
     courses = [value for value in vars(module).values() if isinstance(value, Course)]
     listed = [role for course in courses for role in course.roles] if courses else vars(module).values()
     roles = list(dict.fromkeys(role for role in listed if isinstance(role, type) and _is_role(role)))
@@ -180,27 +176,6 @@ def _flow_problems(parts: Sequence[_Part], replies: set[Kind]) -> Iterator[str]:
                 f"{kind.tag} is handled by {' and '.join(handlers)} and sent by no role: "
                 f"send {kind.__name__}(...) somewhere, or drop the handler"
             )
-
-
-def _load(path_or_name: str) -> ModuleType:
-    path = Path(path_or_name)
-    if path.suffix != ".py":
-        try:
-            return importlib.import_module(path_or_name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{path_or_name}.".startswith(f"{error.name}."):
-                raise  # a module that this one needs; not the user's word
-            raise ConfigError(
-                f"there is no module {path_or_name!r}; give a path that ends in .py, or install it"
-            ) from error
-    name = _CHECKED + path.stem  # an own name: a file may be called as some module that is in use
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise ConfigError(f"{path} is not a file; give the path of a Python module")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look up the types of their fields
-    spec.loader.exec_module(module)
-    return module
 
 
 def _is_role(value: type) -> bool:

@@ -131,7 +131,7 @@ class Pair:
 
     async def _part(self, node: Node) -> None:
         self._through.set()
-        await part(node, self._neighbors)
+        await part(node, self._neighbors, self._settings.rejoin_seconds)
 
     @Swap.handler
     async def swap(self, ask: Swap, peer: Peer) -> Swapped:
@@ -143,7 +143,7 @@ class Pair:
     @Pull.handler
     async def pull(self, ask: Pull, peer: Peer) -> Pulled:
         require_seat(peer, *self._neighbors)
-        return ask.answer(self._learner, self._round, self.params)
+        return ask.answer(self._learner, self._round, self.params, over=self._round >= self._stop)
 
     @Release.handler
     async def release(self, ask: Release, peer: Peer) -> Released:

@@ -184,9 +184,18 @@ class Candidacy:
     def proposal(self) -> Certificate | None:
         """What the winner must propose before anything else: it may be committed. None: it is free."""
         assert self.won, "who does not lead proposes nothing"
-        accepted = [each for each in self.promises.values() if each is not None and each.round == self.rounds]
-        latest = max(accepted, key=lambda each: each.term, default=None)
+        latest = self._latest
         return None if latest is None else replace(latest, term=self.term)
+
+    @property
+    def holders(self) -> tuple[int, ...]:
+        """The seats that have endorsed what is to be proposed, so that they have its model."""
+        return tuple(seat for seat, accepted in self.promises.items() if accepted and accepted == self._latest)
+
+    @property
+    def _latest(self) -> Certificate | None:
+        accepted = [each for each in self.promises.values() if each is not None and each.round == self.rounds]
+        return max(accepted, key=lambda each: each.term, default=None)
 
 
 class Tally:

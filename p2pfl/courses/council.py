@@ -20,7 +20,7 @@ from p2pfl.courses.consensus import Tally, Voter, same_round
 from p2pfl.courses.election import Election
 from p2pfl.courses.motions import Consult, Endorse, Endorsed, Follow, Leadership, Promised, Stand, Standing
 from p2pfl.courses.voting import Hold, Keep, Voting
-from p2pfl.errors import CourseError, P2pflError
+from p2pfl.errors import CourseError, LinkError, P2pflError, RemoteError
 from p2pfl.journal.certificate import Certificate
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
@@ -90,6 +90,11 @@ class Council:
         while self.leads:
             await node.change()
 
+    def resign(self) -> None:
+        """Lead no more, if we do: somebody else may be able to."""
+        if self.leads:
+            self._election.lose(self._election.lead)
+
     # -- certificates ----------------------------------------------------------------------------------------------
 
     @property
@@ -112,6 +117,9 @@ class Council:
     async def learn(self, certificate: Certificate, peer: Peer) -> None:
         """A peer shows a committed round. Raises a P2pflError if its model cannot be had there."""
         await self._voting.learn(certificate, peer)
+        lead = self._election.lead
+        if self.leads and lead is not None and self.committed is not None and self.committed.term > lead.term:
+            self._election.lose(lead)  # in our place somebody else has led
 
     async def certify(self, node: Node, certificate: Certificate) -> Certificate:
         """Have a quorum sign a certificate of the next round, in our term; it is committed once this returns.
@@ -122,6 +130,7 @@ class Council:
         voting, certificate = self._voting, Certificate.of(certificate.plain())  # as others read it: 5 is 5.0 there
         if self.pending is not None and not same_round(certificate, self.pending):
             raise CourseError(f"round {certificate.round} was begun by an earlier coordinator: certify `pending` first")
+        await voting.begun()
         tally = Tally(certificate, voting.quorum, voting.signer.verifies)
         await self._endorse_own(certificate, tally)
         await self._canvass(certificate, tally)
@@ -135,16 +144,27 @@ class Council:
 
     async def _endorse_own(self, certificate: Certificate, tally: Tally) -> None:
         """The coordinator is the first who endorses: after a crash it cannot propose another one in this term."""
-        voting = self._voting
+        voting, source = self._voting, None if self.pending is None else self._holder()
         async with voting.turn():
             if not self._election.leads_in(certificate.term):
                 raise Deposed(f"seat {voting.seat} does not coordinate in term {certificate.term}")
             voter, refusal = voting.voter.endorse(certificate, voting.seat)
             if refusal is not None:
                 raise CourseError(f"the certificate of round {certificate.round} cannot be proposed: {refusal.reason}")
-            await voting.hold(certificate, None)
+            try:
+                await voting.hold(certificate, source)
+            except (LinkError, RemoteError) as error:
+                self._election.lose(Leadership(certificate.term, voting.seat))
+                raise Deposed(f"the model of round {certificate.round} cannot be had: {error}") from error
             await voting.record(voter)
         tally.add(voting.node.id, voting.signer.sign(certificate.statement))
+
+    def _holder(self) -> Peer | None:
+        """Who has the model of what is pending; None: we have it."""
+        holders = self._election.holders
+        if self._voting.seat in holders:
+            return None
+        return next((peer for peer, seat in self._voting.linked().items() if seat in holders), None)
 
     async def _canvass(self, certificate: Certificate, tally: Tally) -> None:
         """Ask all voters who can be reached, until there are enough signatures or it is settled otherwise."""

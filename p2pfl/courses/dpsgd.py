@@ -22,7 +22,21 @@ from torch import Tensor
 
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
 from p2pfl.courses.durable import Durable
-from p2pfl.courses.gossip import GossipSettings, Lead, Pace, Pull, Pulled, begin, catch_up, consensus_distance, links
+from p2pfl.courses.gossip import (
+    GossipSettings,
+    Lead,
+    Pace,
+    Pull,
+    Pulled,
+    Release,
+    Released,
+    Standing,
+    begin,
+    catch_up,
+    consensus_distance,
+    links,
+    part,
+)
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import require_seat
 from p2pfl.errors import ConfigError, RemoteProtocolError
@@ -90,6 +104,7 @@ class Mixer:
         self._round = 0  # models of this one and of later ones are kept
         self._durable = Durable(journal)
         self._pace = Pace()
+        self._through = asyncio.Event()  # no more rounds are played here
         self._row: tuple[Topology | None, dict[int, float]] = (None, {})  # of the last graph, which is often the next
         self._awaited: set[int] = set()  # whose models the present round still waits for
         self._node: Node | None = None
@@ -106,6 +121,9 @@ class Mixer:
                 break
             await self._play(node, self._round)
             lead = await self._behind(node)
+        self._through.set()
+        patience, standing = self._settings.rejoin_seconds, Standing(self._settings.rounds)
+        await part(node, self._neighbors, patience, all_of_them=False, standing=standing)
         if self._stop == self._settings.rounds:
             node.emit(CourseEnded(self._stop, f"all {self._stop} rounds are done"))
 
@@ -209,10 +227,21 @@ class Mixer:
             if not self._awaited:  # to wake it for every model would cost as much as the mixing
                 self._node.stir()
 
+    @Standing.handler
+    def standing(self, message: Standing, peer: Peer) -> None:
+        self._pace.note(require_seat(peer, *self._neighbors), message.round)
+        peer.node.stir()
+
     @Pull.handler
     async def pull(self, ask: Pull, peer: Peer) -> Pulled:
         require_seat(peer, *self._neighbors)
-        return ask.answer(self._learner, self._round, self.params)
+        return ask.answer(self._learner, self._round, self.params, over=self._round >= self._stop)
+
+    @Release.handler
+    async def release(self, ask: Release, peer: Peer) -> Released:
+        require_seat(peer, *self._neighbors)
+        await self._through.wait()
+        return Released()
 
 
 def _play(place: Place) -> tuple[object, ...]:

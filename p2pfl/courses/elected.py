@@ -16,11 +16,12 @@ from torch import Tensor
 
 from p2pfl.courses.council import Council, Deposed
 from p2pfl.courses.course import Place, RoleState, as_tensor
-from p2pfl.courses.durable import Durable
+from p2pfl.courses.durable import Durable, NotDurable
 from p2pfl.courses.messages import Train, Update, require_seat
 from p2pfl.courses.outbox import Outbox
-from p2pfl.errors import CourseError, RemoteProtocolError
+from p2pfl.errors import CourseError, JournalError, LinkClosed, RemoteError, RemoteProtocolError
 from p2pfl.journal.certificate import Certificate
+from p2pfl.journal.journal import Journal
 from p2pfl.node.events import CourseEnded
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
@@ -30,9 +31,10 @@ from p2pfl.wire.tensor import Tensors
 __all__ = ["Conclude", "Concluded", "Fetch", "Fetched", "Leads", "Member"]
 
 _VOTE = "vote"
-_HELD = "held-{}"
-_MOST_MODELS = 3  # that of the last round, and what was proposed after it
+_HELD = "held-"
+_MOST_MODELS = 4  # that of the last round, and what was proposed after it in several terms
 _LINGER_SECONDS = 5.0
+_RETRY_SECONDS = 1.0  # until who could not conclude is asked again: its disk may have been full
 _OBEY_SECONDS = 5.0  # in which a member hears of a coordinator that asks it already
 
 
@@ -81,13 +83,23 @@ class Member:
         self._models: dict[str, Tensor] = {}  # by hash, the newest last
         self.voters = range(place.topology.n)
         self._over = asyncio.Event()
-        journal = place.journal
-        vote = None if journal is None else journal.kept(_VOTE)
-        for parity in (0, 1):
-            if journal is not None and (held := journal.kept(_HELD.format(parity))) is not None:
-                self._models[str(held["hash"])] = as_tensor(held["params"])
+        self._reason = "the coordinator has ended it"
         self.run_name = self.durable.run or "simulated"
+        vote = None if place.journal is None else self._restored(place.journal)
         self.council = Council(self.run_name, self.learner.seat, self.voters, self._keep_vote, self._hold, vote)
+
+    def _restored(self, journal: Journal) -> RoleState | None:
+        """What we have voted. Raises JournalError if that is damaged: who may have forgotten it must not vote again."""
+        for name in journal.names():
+            if name.startswith(_HELD) and (held := journal.kept(name)) is not None:
+                self._models[name.removeprefix(_HELD)] = as_tensor(held["params"])
+        try:
+            return journal.intact(_VOTE)
+        except JournalError as error:
+            raise JournalError(
+                f"what this node has voted in run {self.run_name} is damaged ({error}), so it must not vote in it "
+                "again: take part in another run, or under another identity"
+            ) from error
 
     @property
     def trains(self) -> bool:
@@ -105,6 +117,7 @@ class Member:
                     await node.change()
         finally:
             self._outbox.drop()
+        node.emit(CourseEnded(self.rounds, self._reason))
         self.council.adjourn()
 
     def state(self) -> RoleState:
@@ -121,6 +134,7 @@ class Member:
         self.params, self.rounds = self._models[certificate.aggregate_hash], certificate.round + 1
         await self.durable.commit(node, self.rounds, self.state(), {}, certificate)
         if self.rounds == self._settings.rounds and not self.council.leads:
+            self._reason = f"all {self.rounds} rounds are done"
             self._over.set()
 
     # -- as coordinator --------------------------------------------------------------------------------------------
@@ -137,7 +151,7 @@ class Member:
         if leading.cancelled() or (reason := leading.result()) is None:
             return  # what we had not committed is void; we go on as a client
         await self._conclude(node)
-        node.emit(CourseEnded(self.rounds, reason))
+        self._reason = reason
         self._over.set()
 
     async def _play(self, node: Node) -> str | None:
@@ -150,6 +164,10 @@ class Member:
             return await self._leader(self, term).lead(node)
         except Deposed:
             return None
+        except JournalError as error:  # whoever leads has to remember what it proposes
+            node.emit(NotDurable("a round that we lead", str(error)))
+            self.council.resign()
+            return None
 
     async def _conclude(self, node: Node) -> None:
         """Tell all who are there, or come back in a while, that it is over. Most know, and have gone."""
@@ -159,12 +177,13 @@ class Member:
         certificate = self.council.committed
         assert certificate is not None, "a course has rounds"
         with suppress(TimeoutError):
-            async with (
-                asyncio.timeout(linger),
-                node.ask_all(voters, Conclude(certificate), rejoin_seconds=linger) as replies,
-            ):
-                async for _ in replies:
-                    pass
+            async with asyncio.timeout(linger):
+                while voters:
+                    async with node.ask_all(voters, Conclude(certificate), rejoin_seconds=linger) as replies:
+                        async for _ in replies:
+                            pass
+                    voters = [peer for peer, error in replies.failed.items() if isinstance(error, RemoteError)]
+                    await asyncio.sleep(_RETRY_SECONDS if voters else 0)
 
     async def certify(self, node: Node, certificate: Certificate, params: Tensor) -> Certificate:
         """Propose a round that we have led; it is committed once this returns. Raises Deposed."""
@@ -173,9 +192,9 @@ class Member:
         self.params, self.rounds = params, certificate.round + 1
         return certified
 
-    async def own_update(self, ask: Train) -> Update:
+    async def own_update(self, node: Node, ask: Train) -> Update:
         """What we train while we coordinate."""
-        return await self._outbox.train(ask.round, self.learner.vector(ask.params))
+        return await self._outbox.update(node, ask.round, self.learner.vector(ask.params))
 
     # -- what the council keeps ------------------------------------------------------------------------------------
 
@@ -188,15 +207,18 @@ class Member:
         wanted = certificate.aggregate_hash
         if wanted not in self._models:
             if peer is None:
-                raise CourseError("the model of a round of our own is gone")
+                raise LinkClosed("nobody who has the model of that round is linked")
             fetched = await peer.ask(Fetch(wanted))
             params = self.learner.vector(fetched.params)
             if await self.learner.digest(params) != wanted:
                 raise RemoteProtocolError("another model came than was asked for")
             self._remember(wanted, params)
-        if self.durable.journal is not None:
-            held: RoleState = {"hash": wanted, "params": self._models[wanted]}
-            await self.durable.journal.keep(_HELD.format(certificate.round % 2), held)
+        journal = self.durable.journal
+        if journal is not None:
+            await journal.keep(f"{_HELD}{wanted}", {"params": self._models[wanted]})
+            for name in journal.names():
+                if name.startswith(_HELD) and name.removeprefix(_HELD) not in self._models:
+                    await journal.drop(name)
 
     def _remember(self, digest: str, params: Tensor) -> None:
         self._models.pop(digest, None)

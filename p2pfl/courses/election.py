@@ -36,6 +36,7 @@ class Election:
     def __init__(self, voting: Voting) -> None:
         self.lead: Leadership | None = None
         self.pending: Certificate | None = None  # see Council.pending
+        self.holders: tuple[int, ...] = ()  # seats that have its model
         self.highest_term = 0  # that we have heard of
         self._voting = voting
         self._rounds: dict[int, int] = {}  # by seat: how many committed rounds each voter knew when we heard last
@@ -62,7 +63,7 @@ class Election:
         """Follow, lead or seek, until it is over."""
         voter = self._voting.voter
         if voter.term == 1 and voter.leader == self._voting.seat:
-            self._begin_to_lead(1, voter.accepted)  # of an earlier life, if there was one
+            self._begin_to_lead(1, voter.accepted, (voter.leader,))  # of an earlier life, if there was one
         while not self._over:
             if self.lead is None:
                 await self._seek()
@@ -154,10 +155,10 @@ class Election:
             if self.lead is None and refusal is None:
                 await self._voting.record(voter)
                 candidacy.promised(self._voting.seat, voter.accepted)
-                self._begin_to_lead(candidacy.term, candidacy.proposal)
+                self._begin_to_lead(candidacy.term, candidacy.proposal, candidacy.holders)
 
-    def _begin_to_lead(self, term: int, pending: Certificate | None) -> None:
-        self.pending = pending
+    def _begin_to_lead(self, term: int, pending: Certificate | None, holders: tuple[int, ...]) -> None:
+        self.pending, self.holders = pending, holders
         self._set_lead(Leadership(term, self._voting.seat))
         self._voting.node.spawn(self.announce(self._voting.linked()))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Collection, Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import number
-from p2pfl.errors import ConfigError, LinkError, RemoteError, RemoteProtocolError
+from p2pfl.errors import ConfigError, LinkError, RemoteError, RemoteProtocolError, require
 from p2pfl.learn.train import FitResult
 from p2pfl.node.connection import Connection
 from p2pfl.node.events import Event
@@ -33,6 +33,7 @@ __all__ = [
     "Pulled",
     "Release",
     "Released",
+    "Standing",
     "begin",
     "catch_up",
     "consensus_distance",
@@ -53,8 +54,11 @@ class GossipSettings:
     """Rounds between two evaluations on the test part."""
     evaluators: int = -1
     """The first so many seats evaluate; -1: all."""
+    rejoin_seconds: float = 30.0
+    """A neighbour that is cut off near the end has so long to come back and learn how it ended."""
 
     def __post_init__(self) -> None:
+        require(self.rejoin_seconds >= 0, f"course.rejoin_seconds is {self.rejoin_seconds}; it must not be negative")
         for name in ("rounds", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"course.{name} is {getattr(self, name)}; it must be at least 1")
@@ -106,9 +110,10 @@ class Pull(Request[Pulled]):
 
     round: int
 
-    def answer(self, learner: Learner, round: int, params: Tensor) -> Pulled:
-        """The answer of a node that is in `round` with this model."""
-        return Pulled(round, learner.tensors(params) if round > self.round + _FEW_ROUNDS else None)
+    def answer(self, learner: Learner, round: int, params: Tensor, *, over: bool) -> Pulled:
+        """The answer of a node that is in `round` with this model; `over`: it plays no more rounds."""
+        ahead = round > self.round if over else round > self.round + _FEW_ROUNDS
+        return Pulled(round, learner.tensors(params) if ahead else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +214,46 @@ class Release(Request[Released]):
     """I start no more exchanges. Answer as soon as you start none either, so that I can go."""
 
 
-async def part(node: Node, seats: Iterable[int]) -> None:
-    """Stay to answer until every neighbour is through, or gone."""
-    async with node.ask_all(await node.meet(seats, at_least=0), Release()) as replies:
-        async for _ in replies:
-            pass
+class Standing(Message):
+    """Do not wait for anything of mine of this round, from 0, or of an earlier one."""
+
+    round: int
+
+
+async def part(
+    node: Node,
+    seats: Collection[int],
+    rejoin_seconds: float,
+    *,
+    all_of_them: bool = True,
+    standing: Standing | None = None,
+) -> None:
+    """Stay to answer until every neighbour is through, or gone; who was cut off has a while to come back.
+
+    Not `all_of_them`: only those who were cut off a short while ago. The others do not need us. `standing`: what to
+    tell those who wait for us, as who comes back may.
+    """
+    members = (node.members.at(seat) for seat in seats)
+    neighbors = [node.peer(member.id) for member in members if member is not None]
+    since = asyncio.get_running_loop().time() - rejoin_seconds
+    lost = {peer for peer in neighbors if peer.lost_at is not None and peer.lost_at > since}
+    staying = {peer for peer in neighbors if peer.connected} if all_of_them else set()
+    greeting = None if standing is None else asyncio.create_task(_greet(node, seats, standing))
+    try:
+        with node.waiting("neighbours that were cut off") if lost else nullcontext():
+            async with node.ask_all(staying | lost, Release(), rejoin_seconds=rejoin_seconds) as replies:
+                async for _ in replies:
+                    pass
+    finally:
+        if greeting is not None:
+            greeting.cancel()
+
+
+async def _greet(node: Node, seats: Collection[int], standing: Standing) -> None:
+    """Tell it over every link, and over every new one."""
+    told: dict[int, Connection] = {}
+    while True:
+        before, told = told, links(node, seats)
+        fresh = [peer for seat in told if told[seat] is not before.get(seat) and (peer := node.at(seat))]
+        await node.tell_all(fresh, standing)
+        await node.change()

@@ -108,11 +108,11 @@ def _play(place: Place) -> tuple[object, ...]:
     tree: Topology = place.topology.union
     children, parent = tree.children(place.seat), tree.parent(place.seat)
     if parent is not None and not children:
-        return (Trainer(place.learner, parent),)
+        return (Trainer(place.learner, parent, place.journal),)
     rounds = _rounds_below(tree, place.seat, place.settings.edge_rounds)
     settings = replace(place.settings, deadline_seconds=place.settings.deadline_seconds * rounds)
     if parent is None:
-        return (Server(place.learner, settings, children, place.stop),)
+        return (Server(place.learner, settings, children, place.stop, place.journal),)
     return (Edge(place.learner, settings, children, parent),)
 
 

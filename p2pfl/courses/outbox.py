@@ -34,7 +34,7 @@ class Outbox:
     async def update(self, node: Node, round: int, params: Tensor) -> Update:
         """Train from `params` in `round`, unless that was done before."""
         if self._durable.journal is None:
-            return await self.train(round, params)
+            return await self._train(round, params)
         key = f"{round}/{await self._learner.digest(params)}"
         if key != self._key or self._work is None:
             self.drop()
@@ -66,12 +66,11 @@ class Outbox:
         kept = None if journal is None else journal.kept(_NAME)
         if kept is not None and kept["key"] == key:
             return self._as_message(round, kept)
-        update = await self.train(round, params)
+        update = await self._train(round, params)
         await self._durable.keep(node, _NAME, self._as_state(key, update))
         return update
 
-    async def train(self, round: int, params: Tensor) -> Update:
-        """Train from `params` in `round`, and keep nothing."""
+    async def _train(self, round: int, params: Tensor) -> Update:
         result = await self._learner.fit(params, round)
         return Update(round, self._learner.tensors(result.params), result.num_examples, number(result.loss))
 

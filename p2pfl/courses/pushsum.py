@@ -38,6 +38,7 @@ from p2pfl.courses.gossip import (
     Pulled,
     Release,
     Released,
+    Standing,
     begin,
     catch_up,
     consensus_distance,
@@ -59,7 +60,7 @@ from p2pfl.topology.schedule import Schedule
 from p2pfl.wire.message import Message, Request
 from p2pfl.wire.tensor import Tensors
 
-__all__ = ["PUSHSUM", "Give", "MassLost", "Outcome", "Pusher", "PushsumSettings", "Receipt", "Standing"]
+__all__ = ["PUSHSUM", "Give", "MassLost", "Outcome", "Pusher", "PushsumSettings", "Receipt"]
 
 _PURSE = "purse"
 _LEAST_WEIGHT = 1e-3  # with less, x / w says nothing, and a step would move it by a multiple of itself
@@ -109,12 +110,6 @@ class Give(Request[Receipt]):
     def __post_init__(self) -> None:
         if self.round < 0 or not 0 < self.weight < math.inf:
             raise ValueError(f"round {self.round} or weight {self.weight} is none that a share can have")
-
-
-class Standing(Message):
-    """I wait in this round (from 0), and give nothing of an earlier one any more; said over a link that is new."""
-
-    round: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +230,7 @@ class Pusher:
         if self.purse.weight < _LEAST_WEIGHT:
             await self._stand(node, round, linked)  # nobody is to wait for a share of ours
             return
+        await self._stand(node, round, [other for other in receivers if other in self._links and other not in linked])
         self.purse.split(round, linked)
         for receiver in linked:
             self._send(node, group, receiver)
@@ -333,7 +329,8 @@ class Pusher:
         self.purse.merge()
         self._estimate()
         self._through.set()
-        await part(node, self._neighbors)
+        standing = Standing(self._settings.rounds)
+        await part(node, self._neighbors, self._settings.rejoin_seconds, standing=standing)
 
     async def _settled(self, node: Node) -> None:
         with node.waiting("the receipts for our shares"):
@@ -385,14 +382,13 @@ class Pusher:
 
     @Standing.handler
     def standing(self, message: Standing, peer: Peer) -> None:
-        sender = require_seat(peer, *self._schedule.union.senders(self._learner.seat))
-        self._pace.note(sender, message.round)
+        self._pace.note(require_seat(peer, *self._neighbors), message.round)
         self._wake()
 
     @Pull.handler
     async def pull(self, ask: Pull, peer: Peer) -> Pulled:
         require_seat(peer, *self._neighbors)
-        return ask.answer(self._learner, self._round, self.params)
+        return ask.answer(self._learner, self._round, self.params, over=self._round >= self._stop)
 
     @Release.handler
     async def release(self, ask: Release, peer: Peer) -> Released:

@@ -111,7 +111,7 @@ class Cohort:
         return len(self.peers) + self.own
 
 
-OwnUpdate = Callable[[Train], Awaitable[Update]]
+OwnUpdate = Callable[[Node, Train], Awaitable[Update]]
 """How a coordinator that is one of the clients trains."""
 
 
@@ -212,7 +212,7 @@ class Clients:
         with suppress(TimeoutError):
             async with asyncio.timeout(self.rules.deadline_seconds or None) as limit, replies:
                 if cohort.own and self._own is not None:
-                    await harvest.take(None, await self._own(ask))  # meanwhile, the others train
+                    await harvest.take(None, await self._own(node, ask))  # meanwhile, the others train
                 async for peer, update in replies:
                     try:
                         await harvest.take(peer, update)

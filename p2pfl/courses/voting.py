@@ -21,8 +21,8 @@ Keep = Callable[[Mapping[str, int | str]], Awaitable[None]]
 
 Hold = Callable[[Certificate, Peer | None], Awaitable[None]]
 """Returns once the model of a certificate is on this node's disk: who endorses it, or knows it as committed, can go on
-from it. The peer has it; None: it is our own proposal. Raises a P2pflError if it cannot be had, or if the certificate
-is not to be endorsed. No other vote is taken meanwhile."""
+from it. The peer has it; None: it is here already, or nobody who has it is linked. Raises a P2pflError if it cannot be
+had, or if the certificate is not to be endorsed. No other vote is taken meanwhile."""
 
 
 class Voting:
@@ -54,9 +54,13 @@ class Voting:
         """Whether we have begun."""
         return self._entered.is_set()
 
+    async def begun(self) -> None:
+        """Wait until we have begun."""
+        await self._entered.wait()
+
     async def asker(self, peer: Peer) -> int:
         """The seat of a voter that asks, once we have begun. Raises RemoteProtocolError for who is none."""
-        await self._entered.wait()
+        await self.begun()
         return require_seat(peer, *self._seats)
 
     def linked(self) -> dict[Peer, int]:

@@ -22,6 +22,9 @@ class Contribution:
     update_hash: str
     weight: float
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", float(self.weight))  # 5 and 5.0 are other bytes to sign
+
 
 @dataclass(frozen=True, slots=True)
 class Certificate:

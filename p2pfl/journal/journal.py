@@ -22,6 +22,7 @@ from p2pfl.journal.state import State, dump, parse
 __all__ = ["Commit", "Journal"]
 
 _ROUND = re.compile(r"round-(\d{6,})\.safetensors")
+_KEPT = re.compile(r"kept-(.+)\.safetensors")
 _GENERATIONS = 2  # states that are there, in case the last one is damaged
 
 
@@ -80,11 +81,24 @@ class Journal:
     def kept(self, name: str) -> State | None:
         """What was kept last; None if there is nothing, or if it is damaged."""
         try:
-            content = self._disk.read(_kept_name(name))
-            return None if content is None else parse(content)[0]
+            return self.intact(name)
         except JournalError as error:
             self._damaged(f"{_kept_name(name)} is passed over: {error}")
             return None
+
+    def intact(self, name: str) -> State | None:
+        """What was kept last; None if there is nothing. Raises JournalError if it is damaged."""
+        content = self._disk.read(_kept_name(name))
+        return None if content is None else parse(content)[0]
+
+    def names(self) -> list[str]:
+        """Under which names something is kept."""
+        return sorted(found[1] for name in self._disk.names() if (found := _KEPT.fullmatch(name)))
+
+    async def drop(self, name: str) -> None:
+        """Remember no longer what was kept under that name."""
+        async with self._turn:
+            await self._disk.delete(_kept_name(name))
 
     def _generations(self) -> list[int]:
         return [int(found[1]) for name in self._disk.names() if (found := _ROUND.fullmatch(name))]

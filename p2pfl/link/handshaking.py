@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from p2pfl.errors import HandshakeFailed, LinkTruncated, RemoteProtocolError
@@ -96,7 +96,7 @@ async def _in_time(socket: MessageSocket, limits: LinkLimits) -> AsyncIterator[N
 
 
 class TunnelLink(SealedLink):
-    """A link through a third node. What does not decrypt is that node's doing, so it is not held against the peer."""
+    """A link through a third node."""
 
     def __init__(
         self,
@@ -114,12 +114,6 @@ class TunnelLink(SealedLink):
     def ended(self) -> bool:
         """Whether it is not open any more."""
         return self._error is not None
-
-    def _open(self, message: bytes | memoryview) -> Iterator[memoryview]:
-        try:
-            yield from super()._open(message)
-        except RemoteProtocolError as error:
-            raise LinkTruncated(f"{self.relay[:10]} did not carry what was sent: {error}") from error
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]} over {self.relay[:10]}>"

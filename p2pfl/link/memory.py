@@ -429,7 +429,7 @@ class MemoryLink:
             return
         if self.corrupted and isinstance(item, Packet):
             self.corrupted = False
-            self.peer.abort(RemoteProtocolError("bytes were changed on the way: they do not decrypt"))
+            self.peer.abort(LinkTruncated("bytes were changed on the way: they do not decrypt"))
             return
         self.peer._take(item, size)
 

@@ -221,7 +221,11 @@ class SealedLink:
             self.abort(error)
 
     def _open(self, message: bytes | memoryview) -> Iterator[memoryview]:
-        return self._channel.open_message(message)
+        """Anybody on the way can change bytes: what does not decrypt is not held against the peer."""
+        try:
+            yield from self._channel.open_message(message)
+        except RemoteProtocolError as error:
+            raise LinkTruncated(str(error)) from error
 
     def _resume(self, told: Have | Resumed) -> None:
         """Let a transfer go on from where an earlier link has left it."""

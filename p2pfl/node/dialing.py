@@ -51,6 +51,7 @@ class Dialler:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._over = False
 
     @cached_property
     def _rng(self) -> random.Random:
@@ -74,13 +75,14 @@ class Dialler:
 
     def cancel(self) -> Collection[asyncio.Task[None]]:
         """Dial nobody any more; the tasks that end now."""
+        self._over = True
         tasks, self._tasks = self._tasks, {}
         for task in tasks.values():
             task.cancel()
         return tasks.values()
 
     def _want(self, key: str, addresses: Callable[[], tuple[str, ...]], peer_id: str | None) -> None:
-        if key not in self._tasks:
+        if key not in self._tasks and not self._over:  # a handler may run on while the node stops
             self._tasks[key] = asyncio.get_running_loop().create_task(
                 self._keep(addresses, peer_id), name=f"dial {key}"
             )

@@ -25,6 +25,7 @@ from torch import Tensor
 from p2pfl.aggregators.mean import WeightedMean
 from p2pfl.courses.durable import RoundCommitted
 from p2pfl.courses.mass import whole
+from p2pfl.courses.motions import LeaderElected
 from p2pfl.errors import ConfigError
 from p2pfl.learn.params import model_hash
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted, UpdateMissing
@@ -88,7 +89,11 @@ def once(evidence: Evidence) -> Iterator[Violation]:
 
 
 def certified(evidence: Evidence) -> Iterator[Violation]:
-    """I2: the mean of the updates that the certificate names, as their senders sent them, has the hash it gives."""
+    """I2: the mean of the updates that the certificate names, as their senders sent them, has the hash it gives.
+
+    What a coordinator that is elected has trained itself was sent to nobody: such a round is passed over.
+    """
+    led = {(entry.seat, event.round) for entry, event in evidence.history.of(RoundStarted)}
     sent: dict[int, set[str]] = {}
     for entry, packet in evidence.history.of(Sent):
         sent.setdefault(entry.seat, set()).update(packet.hashes)
@@ -97,6 +102,8 @@ def certified(evidence: Evidence) -> Iterator[Violation]:
             continue
         contributions = event.certificate.contributions
         unknown = [each for each in contributions if each.update_hash not in sent.get(each.seat, ())]
+        if unknown and all((each.seat, event.round) in led for each in unknown):
+            continue
         if unknown:
             sentence = f"the certificate of round {event.round} names an update that seat {unknown[0].seat} never sent"
             yield Violation("I2", sentence, (entry,))
@@ -115,8 +122,8 @@ def monotone(evidence: Evidence) -> Iterator[Violation]:
     started: dict[int, tuple[int, Entry]] = {}  # by seat, since its process began
     for entry in evidence.history.entries:
         match entry.what:
-            case Injected(Crash(seat=seat), True):
-                started.pop(seat, None)
+            case Injected(Crash(seat=seat), True) | LeaderElected(seat=seat):
+                started.pop(seat, None)  # who leads anew plays the round again that it had not committed
             case Injected(Rot(seat=seat), True):
                 committed.pop(seat, None)  # the last good state may be older than what was committed
             case RoundStarted(round):

@@ -133,6 +133,7 @@ def test_a_candidate_needs_a_quorum_and_proposes_what_was_accepted_in_the_highes
     candidacy.promised(2, None)
     assert candidacy.won
     assert candidacy.proposal == certificate(2, term=5, model="new")
+    assert candidacy.holders == (1,)
 
 
 def test_it_is_free_where_nothing_of_its_round_was_accepted():

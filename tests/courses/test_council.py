@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from random import Random
 
 import pytest
 
+from p2pfl.courses.council import Council
+from p2pfl.crypto.signing import verify_signed
+from p2pfl.journal.certificate import Certificate, Contribution
+from p2pfl.node.node import Node
 from tests.courses.voters import Counting, count
 
 OTHERS = {1, 2, 3, 4}
@@ -181,6 +186,22 @@ def test_members_whose_links_flap_depose_nobody():
     assert {term for _, _, term, _ in world.elected} == {1}
 
 
+def test_a_member_that_alone_does_not_see_the_coordinator_deposes_nobody():
+    """It knows as many rounds, stands again and again, and is promised nothing by those who see the coordinator."""
+
+    async def story(world):
+        await world.until(lambda: world.rounds(3) >= 1)
+        world.part({3}, but={1, 2, 4})
+        await asyncio.sleep(30)
+        assert world.leaders(0, 1, 2, 4) == {0} and world.leaders(3) == {None}
+        assert world.council(3)._voting.voter.term == 1
+        world.heal()
+        await world.until(lambda: world.rounds(3) == world.rounds(0) and world.leaders() == {0})
+
+    world = count(Counting(5, round_seconds=5), story)
+    assert {term for _, _, term, _ in world.elected} == {1}
+
+
 @pytest.mark.parametrize("step", range(16))
 def test_what_a_quorum_may_have_endorsed_is_what_the_next_coordinator_commits(step):
     """The coordinator is killed at every moment of a certification, which takes about 60 ms."""
@@ -230,3 +251,34 @@ def test_anything_may_happen_to_a_minority_and_to_the_network(seed):
         await world.until(lambda: min(world.rounds(seat) for seat in range(5)) > before + 3, seconds=90)
 
     count(Counting(5, seed), story)
+
+
+@pytest.mark.sockets
+async def test_hosts_sign_with_their_keys():
+    """Three nodes with identities of their own, over WebSockets: the first coordinates, stops, and is succeeded."""
+
+    async def keep(state):
+        pass
+
+    async def hold(certificate, peer):
+        pass
+
+    councils = [Council("a run", seat, range(3), keep, hold) for seat in range(3)]
+    first = Node(councils[0], listen="127.0.0.1:0", seat=0)
+    async with first, asyncio.TaskGroup() as group, asyncio.timeout(30):
+        later = [Node(councils[seat], listen="127.0.0.1:0", peers=first.addresses, seat=seat) for seat in (1, 2)]
+        for node in later:
+            await node.__aenter__()
+        running = [group.create_task(node.run()) for node in (first, *later)]
+        proposal = Certificate("a run", 0, 1, "a model", (Contribution(1, later[0].id, "an update", 3),))
+        signed = await councils[0].certify(first, proposal)
+        known = await councils[2].commits(later[1], 0)
+        assert known == signed and len(signed.signatures) == 2
+        assert all(verify_signed(peer, signed.statement, signature) for peer, signature in signed.signatures.items())
+        await first.stop()
+        assert await councils[1].elected(later[0]) == 2
+        assert councils[0].committed == councils[1].committed == signed
+        assert (await councils[1].certify(later[0], replace(proposal, round=1, term=2))).term == 2
+        for node, task in zip(later, running[1:], strict=True):
+            await node.stop()
+            task.cancel()

@@ -241,7 +241,7 @@ def test_links_that_break_while_nobody_looks_stall_nobody(topology, seed):
     devices = DeviceSpec(examples_per_second=30, spread=0.5)
     played = dpsgd(topology, rounds=20, seed=seed, network=network, devices=devices).play()
     assert len(played.told(CourseEnded)) == topology.n
-    assert all(len(played.told(RoundEnded, seat)) >= 15 for seat in range(topology.n))
+    assert all(len(played.told(RoundEnded, seat)) >= 10 for seat in range(topology.n)), "some are given the end"
 
 
 # -- the mailbox -------------------------------------------------------------------------------------------------------

@@ -257,6 +257,8 @@ def test_who_is_behind_all_that_it_hears_goes_on_where_they_are():
 
 def test_a_model_is_given_to_those_only_who_are_behind():
     learner = gossip("dpsgd", 1).learner(0)
-    assert Pull(5).answer(learner, 8, learner.model.initial).params is None
-    answer = Pull(5).answer(learner, 9, learner.model.initial)
-    assert answer.round == 9 and torch.equal(learner.vector(answer.params), learner.model.initial)
+    assert Pull(5).answer(learner, 8, learner.model.initial, over=False).params is None
+    for round, over in ((9, False), (6, True)):
+        answer = Pull(5).answer(learner, round, learner.model.initial, over=over)
+        assert answer.round == round and torch.equal(learner.vector(answer.params), learner.model.initial)
+    assert Pull(5).answer(learner, 5, learner.model.initial, over=True).params is None

@@ -14,6 +14,7 @@ from p2pfl.compute.inline import Inline
 from p2pfl.courses.consensus import same_round
 from p2pfl.courses.council import Council, Deposed
 from p2pfl.courses.motions import LeaderElected
+from p2pfl.errors import LinkError
 from p2pfl.journal.certificate import Certificate, Contribution
 from p2pfl.node.events import Event
 from p2pfl.node.settings import NodeSettings
@@ -23,7 +24,6 @@ from p2pfl.sim.network import NetworkSpec
 from p2pfl.sim.world import World
 
 RUN = "counting"
-ROUND_SECONDS = 0.3
 VOTE = "vote"
 
 
@@ -32,6 +32,8 @@ class Counter:
     """While its council leads, it has a round certified every so often."""
 
     council: Council
+    disk: SimulatedDisk
+    round_seconds: float = 0.3
     over: bool = False
     deposed: int = 0
 
@@ -48,11 +50,12 @@ class Counter:
     async def play_round(self, node):
         lead = await self.council.led_by(node)
         if (certificate := self.council.pending) is None:
-            await asyncio.sleep(ROUND_SECONDS)
+            await asyncio.sleep(self.round_seconds)
             before = self.council.committed
             round = 0 if before is None else before.round + 1
             by = Contribution(node.seat, node.id, f"update {round}", 1)
             certificate = Certificate(RUN, round, lead.term, f"model {round} of term {lead.term}", (by,))
+            await self.disk.write(certificate.aggregate_hash, b"a model")
         signed = await self.council.certify(node, certificate)
         assert len(signed.signatures) >= len(self.council._voting._seats) // 2 + 1
 
@@ -63,6 +66,7 @@ class Counting:
 
     n: int
     seed: int = 0
+    round_seconds: float = 0.3
     world: World = field(init=False)
     disks: dict[int, SimulatedDisk] = field(init=False)
     parted: set[frozenset[int]] = field(default_factory=set)
@@ -85,10 +89,16 @@ class Counting:
             await disk.write(VOTE, msgspec.json.encode(dict(state)))
 
         async def hold(certificate, peer):
-            await disk.write(certificate.aggregate_hash, b"a model")
+            if disk.read(certificate.aggregate_hash) is None:
+                await asyncio.sleep(0.02)
+                if peer is None or not peer.connected:
+                    raise LinkError("nobody has it")
+                content = self.disks[peer.seat].read(certificate.aggregate_hash)
+                assert content is not None, "who shows a certificate has its model"
+                await disk.write(certificate.aggregate_hash, content)
 
         council = Council(RUN, seat, range(self.n), keep, hold, restored)
-        return council, Counter(council)
+        return council, Counter(council, disk, self.round_seconds)
 
     def council(self, seat: int) -> Council:
         return self.world.seats[seat].roles[0]
@@ -99,7 +109,6 @@ class Counting:
     def observe(self, seconds: float, seat: int, event: Event) -> None:
         if isinstance(event, LeaderElected):
             self.elected.append((seconds, seat, event.term, event.seat))
-        self.check()
 
     def check(self) -> None:
         """One certificate for each round, whoever knows it; nobody goes back."""

@@ -140,9 +140,8 @@ async def test_a_repeated_record_ends_the_link() -> None:
     near.send(Packet(b"pay once"))
     await end.arrived.wait()
     end.inbox.append(end.inbox[0])
-    assert isinstance(await inbox.closed(), RemoteProtocolError)
+    assert isinstance(await inbox.closed(), LinkTruncated), "anybody on the way can do this: it is no fault of the peer"
     assert [packet.head for packet in inbox.packets] == [b"pay once"]
-    assert end.codes == [CloseCode.PROTOCOL]
     assert isinstance(await other.closed(), LinkTruncated)
 
 

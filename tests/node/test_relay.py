@@ -611,7 +611,7 @@ async def test_a_carrier_that_alters_what_it_carries_delivers_nothing(monkeypatc
         await until(lambda: all(log.of(PeerLost) for log in logs))
         assert altered
         assert not echo.notes
-        assert "did not carry what was sent" in logs[1].of(PeerLost)[0].reason
+        assert "they do not decrypt" in logs[1].of(PeerLost)[0].reason
         assert y.violations == x.violations == 0  # neither is blamed for what was done to its bytes
         await settled()
         await x.peer(y.id).tell(Note(8))

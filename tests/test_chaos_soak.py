@@ -1,0 +1,20 @@
+"""The soak benchmark in small: processes are killed every few seconds, and a course comes to its end all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.soak import Ordeal, endure, problems
+from tests.chaos.record import undisturbed
+
+pytestmark = pytest.mark.sockets
+
+
+@pytest.mark.parametrize(("name", "rounds"), [("fedavg", 150), ("dpsgd", 150)], ids=["fedavg", "dpsgd"])
+async def test_a_course_comes_through_kills(name: str, rounds: int, tmp_path: Path) -> None:
+    ordeal = Ordeal(name, clients=3, seconds=10.0, rounds=rounds)
+    outcome = await endure(ordeal, tmp_path)
+    assert outcome.kills >= 2
+    assert problems(ordeal, outcome, undisturbed(ordeal.course, rounds)) == []

@@ -20,23 +20,36 @@ LAYERS = (
     ("wire", "crypto", "topology"),
     ("link",),
     ("node", "learn", "aggregators", "privacy", "compute", "journal"),
+    ("council",),
     ("courses",),
     ("attacks", "tuning"),
-    ("app", "sim"),
+    ("app", "doctor", "sim"),
 )
 STRANGERS = {"node": {"learn", "aggregators", "privacy", "compute", "journal"}}  # on one layer, and not for each other
 COMPOSITION_ROOTS = {"__init__", "node.__main__"}  # put the layers together
 
-LEARNING = {"learn", "aggregators", "privacy", "compute", "journal", "courses", "attacks", "tuning", "app", "sim"}
+LEARNING = {
+    "learn",
+    "aggregators",
+    "privacy",
+    "compute",
+    "journal",
+    "courses",
+    "attacks",
+    "tuning",
+    "app",
+    "doctor",
+    "sim",
+}
 CONFINED = {  # library -> folders or modules that may import it
     "torch": LEARNING,
     "numpy": {"topology", *LEARNING},
     "nacl": {"crypto"},
     "networkx": {"topology"},
-    "aiohttp": {"link.websocket", "link.admission", "link.sealed", "link.tls", "link.pages", "node", "app"},
+    "aiohttp": {"link.websocket", "link.admission", "link.sealed", "link.tls", "link.pages", "node", "app", "doctor"},
     "uvloop": {"node.__main__", "app"},
-    "rich": {"app"},
-    "tyro": {"app"},
+    "rich": {"app", "doctor"},
+    "tyro": {"app", "doctor"},
     "prometheus_client": {"app"},
     "matplotlib": {"topology", *LEARNING},
 }

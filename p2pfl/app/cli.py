@@ -94,7 +94,7 @@ def _check(arguments: list[str]) -> int:
 
 
 def _doctor(arguments: list[str]) -> int:
-    from p2pfl.app.doctor import doctor_command  # noqa: PLC0415 - loads aiohttp
+    from p2pfl.doctor.doctor import doctor_command  # noqa: PLC0415 - loads aiohttp
 
     return doctor_command(arguments)
 

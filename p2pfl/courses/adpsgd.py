@@ -22,12 +22,11 @@ from p2pfl.courses.course import Course, Place, RoleState, as_tensor
 from p2pfl.courses.durable import Durable
 from p2pfl.courses.gossip import GossipSettings, Pull, Pulled, Release, Released, begin, consensus_distance, part
 from p2pfl.courses.learner import Learner, seed_of
-from p2pfl.courses.messages import require_seat
 from p2pfl.errors import ConfigError, LinkError, RemoteError, RemoteProtocolError
 from p2pfl.journal.journal import Journal
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted, UpdateMissing
 from p2pfl.node.node import Node
-from p2pfl.node.peer import Peer
+from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.schedule import Schedule
 from p2pfl.wire.message import Message, Request

@@ -38,14 +38,13 @@ from p2pfl.courses.gossip import (
     part,
 )
 from p2pfl.courses.learner import Learner
-from p2pfl.courses.messages import require_seat
 from p2pfl.errors import ConfigError, RemoteProtocolError
 from p2pfl.journal.journal import Journal
 from p2pfl.learn.params import is_finite
 from p2pfl.node.connection import Connection
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted, UpdateMissing
 from p2pfl.node.node import Node
-from p2pfl.node.peer import Peer
+from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.schedule import Schedule
 from p2pfl.topology.weights import own_weight, received_weights, topology_weights

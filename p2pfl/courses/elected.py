@@ -14,17 +14,17 @@ from typing import Protocol
 
 from torch import Tensor
 
-from p2pfl.courses.council import Council, Deposed
+from p2pfl.council.council import Council, Deposed
 from p2pfl.courses.course import Place, RoleState, as_tensor
 from p2pfl.courses.durable import Durable, NotDurable
-from p2pfl.courses.messages import Train, Update, require_seat
+from p2pfl.courses.messages import Train, Update
 from p2pfl.courses.outbox import Outbox
 from p2pfl.errors import CourseError, JournalError, LinkClosed, RemoteError, RemoteProtocolError
 from p2pfl.journal.certificate import Certificate
 from p2pfl.journal.journal import Journal
 from p2pfl.node.events import CourseEnded
 from p2pfl.node.node import Node
-from p2pfl.node.peer import Peer
+from p2pfl.node.peer import Peer, require_seat
 from p2pfl.wire.message import Message, Request
 from p2pfl.wire.tensor import Tensors
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from p2pfl.courses.council import Council
+from p2pfl.council.council import Council
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
 from p2pfl.courses.durable import Durable
 from p2pfl.courses.elected import Member
 from p2pfl.courses.learner import Learner
-from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Update, number, require_seat
+from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Update, number
 from p2pfl.courses.outbox import Outbox
 from p2pfl.courses.rounds import Clients, Collected, RoundRules
 from p2pfl.errors import CourseError, require
@@ -29,7 +29,7 @@ from p2pfl.journal.certificate import Certificate
 from p2pfl.journal.journal import Journal
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted
 from p2pfl.node.node import Node
-from p2pfl.node.peer import Peer
+from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
 
 __all__ = ["FEDAVG", "FedAvgSettings", "Server", "Trainer"]

@@ -17,11 +17,11 @@ from torch import Tensor
 from p2pfl.courses.course import Course, Place
 from p2pfl.courses.fedavg import FedAvgSettings, Server, Trainer
 from p2pfl.courses.learner import Learner
-from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Update, require_seat
+from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Update
 from p2pfl.courses.rounds import Clients
 from p2pfl.errors import ConfigError, CourseError
 from p2pfl.node.node import Node
-from p2pfl.node.peer import Peer
+from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
 
 __all__ = ["HIERARCHICAL", "Edge", "HierarchicalSettings"]

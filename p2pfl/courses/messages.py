@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 
-from p2pfl.errors import RemoteProtocolError
-from p2pfl.node.peer import Peer
 from p2pfl.wire.message import Message, Request
 from p2pfl.wire.tensor import Tensors
 
-__all__ = ["Evaluate", "Finish", "Finished", "Score", "Train", "Update", "number", "require_seat"]
+__all__ = ["Evaluate", "Finish", "Finished", "Score", "Train", "Update", "number"]
 
 
 class Update(Message):
@@ -63,20 +61,6 @@ class Finish(Request[Finished]):
 def _check_count(num_examples: int) -> None:
     if num_examples < 0:
         raise ValueError(f"num_examples is {num_examples}; it must not be negative")
-
-
-def require_seat(peer: Peer, *seats: int) -> int:
-    """The seat of a peer that must sit in one of `seats`. Raises RemoteProtocolError for anybody else.
-
-    A role takes messages only from whom the topology puts above or beside it; a link alone gives no say in a course.
-    """
-    if peer.seat not in seats:
-        raise RemoteProtocolError(f"{peer.label} in seat {peer.seat} has no say here: that is for {_listed(seats)}")
-    return peer.seat
-
-
-def _listed(seats: tuple[int, ...]) -> str:
-    return f"seat {seats[0]}" if len(seats) == 1 else "neighbours"
 
 
 def number(value: float | None) -> float | None:

@@ -47,14 +47,13 @@ from p2pfl.courses.gossip import (
 )
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.mass import Purse, Share
-from p2pfl.courses.messages import require_seat
 from p2pfl.errors import ConfigError, LinkError, RemoteError, RemoteProtocolError
 from p2pfl.journal.journal import Journal
 from p2pfl.learn.train import FitResult
 from p2pfl.node.connection import Connection
 from p2pfl.node.events import CourseEnded, Event, RoundEnded, RoundStarted, UpdateMissing
 from p2pfl.node.node import Node
-from p2pfl.node.peer import Peer
+from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.schedule import Schedule
 from p2pfl.wire.message import Message, Request

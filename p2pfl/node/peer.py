@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from p2pfl.node.dispatch import Dispatch
     from p2pfl.node.node import Node
 
-__all__ = ["Peer", "tell_all"]
+__all__ = ["Peer", "require_seat", "tell_all"]
 
 ReplyT = TypeVar("ReplyT", bound=Message)
 _MOST_CONNECTIONS = 4  # the active one, and duplicates that have not ended yet
@@ -320,3 +320,17 @@ async def tell_all(peers: Iterable[Peer], body: Body) -> list[Peer]:
             group.create_task(catch_up(peer))
         await drain()
     return missed
+
+
+def require_seat(peer: Peer, *seats: int) -> int:
+    """The seat of a peer that must sit in one of `seats`. Raises RemoteProtocolError for anybody else.
+
+    A role takes messages only from whom the topology puts above or beside it; a link alone gives no say in a course.
+    """
+    if peer.seat not in seats:
+        raise RemoteProtocolError(f"{peer.label} in seat {peer.seat} has no say here: that is for {_listed(seats)}")
+    return peer.seat
+
+
+def _listed(seats: tuple[int, ...]) -> str:
+    return f"seat {seats[0]}" if len(seats) == 1 else "neighbours"

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from p2pfl.aggregators.mean import WeightedMean
+from p2pfl.council.motions import LeaderElected
 from p2pfl.courses.durable import RoundCommitted
 from p2pfl.courses.mass import whole
-from p2pfl.courses.motions import LeaderElected
 from p2pfl.errors import ConfigError
 from p2pfl.learn.params import model_hash
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted, UpdateMissing

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 import torch
 
+from p2pfl.council.motions import LeaderElected
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
-from p2pfl.courses.motions import LeaderElected
 from p2pfl.errors import ConfigError
 from p2pfl.node.events import CourseEnded, RoundEnded, UpdateMissing
 from p2pfl.sim.devices import DeviceSpec

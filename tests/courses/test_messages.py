@@ -2,8 +2,9 @@ import math
 
 import pytest
 
-from p2pfl.courses.messages import Score, Update, number, require_seat
+from p2pfl.courses.messages import Score, Update, number
 from p2pfl.errors import RemoteProtocolError
+from p2pfl.node.peer import require_seat
 from p2pfl.wire.codec import Incoming, decode
 from p2pfl.wire.tensor import Tensors
 

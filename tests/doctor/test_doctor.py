@@ -18,10 +18,10 @@ from aiohttp import web
 
 from p2pfl.app.config import course_hash, load_config, with_topology
 from p2pfl.app.console import Display
-from p2pfl.app.doctor import DoctorOptions, check_links, doctor_command
 from p2pfl.app.identity_options import IdentityOptions
 from p2pfl.app.software import own_software
 from p2pfl.crypto.identity import Identity, NetworkKey
+from p2pfl.doctor.doctor import DoctorOptions, check_links, doctor_command
 from p2pfl.errors import ConfigError
 from p2pfl.link.base import LinkLimits
 from p2pfl.link.secure import Versions

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from p2pfl.courses.consensus import Refusal
+from p2pfl.council.consensus import Refusal
 from p2pfl.journal.certificate import Certificate
 from p2pfl.node.events import Event
 from p2pfl.wire.message import Message, Request

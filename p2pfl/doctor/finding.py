@@ -10,8 +10,8 @@ from typing import Literal
 
 import aiohttp
 
-from p2pfl.app.reach import Answer, Knock
 from p2pfl.crypto.identity import short_id
+from p2pfl.doctor.reach import Answer, Knock
 from p2pfl.errors import (
     ConfigError,
     HandshakeFailed,

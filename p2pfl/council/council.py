@@ -16,10 +16,10 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import partial
 
-from p2pfl.courses.consensus import Tally, Voter, same_round
-from p2pfl.courses.election import Election
-from p2pfl.courses.motions import Consult, Endorse, Endorsed, Follow, Leadership, Promised, Stand, Standing
-from p2pfl.courses.voting import Hold, Keep, Voting
+from p2pfl.council.consensus import Tally, Voter, same_round
+from p2pfl.council.election import Election
+from p2pfl.council.motions import Consult, Endorse, Endorsed, Follow, Leadership, Promised, Stand, Standing
+from p2pfl.council.voting import Hold, Keep, Voting
 from p2pfl.errors import CourseError, LinkError, P2pflError, RemoteError
 from p2pfl.journal.certificate import Certificate
 from p2pfl.node.node import Node

@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 
-from p2pfl.courses.consensus import Voter, is_certified, majority
-from p2pfl.courses.messages import require_seat
+from p2pfl.council.consensus import Voter, is_certified, majority
 from p2pfl.crypto.signing import Signer
 from p2pfl.errors import ConfigError
 from p2pfl.journal.certificate import Certificate
 from p2pfl.node.node import Node
-from p2pfl.node.peer import Peer
+from p2pfl.node.peer import Peer, require_seat
 
 __all__ = ["Hold", "Keep", "Voting"]
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from p2pfl.courses.consensus import Voter
-from p2pfl.courses.voting import Voting
+from p2pfl.council.consensus import Voter
+from p2pfl.council.voting import Voting
 from p2pfl.errors import ConfigError, JournalError, RemoteProtocolError
 from p2pfl.link.memory import MemoryNetwork
 from p2pfl.node.node import Node
 from p2pfl.sim.signer import SimulatedSigner
-from tests.courses.test_consensus import committed, peer
+from tests.council.test_consensus import committed, peer
 from tests.node.kit import until
 
 RUN = "a run"

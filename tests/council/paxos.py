@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from p2pfl.courses.consensus import Candidacy, Tally, Voter, is_certified, majority
+from p2pfl.council.consensus import Candidacy, Tally, Voter, is_certified, majority
 from p2pfl.journal.certificate import Certificate, Contribution
 from p2pfl.sim.signer import SimulatedSigner
 

@@ -11,16 +11,16 @@ from typing import Annotated
 
 import tyro
 
-from p2pfl.app.advice import Advice, Here, advise, megabits, usual_course
 from p2pfl.app.console import Display, table
-from p2pfl.app.examination import Examination, Hearsay, Place, Thoroughness
 from p2pfl.app.exits import Exit
-from p2pfl.app.finding import Finding
 from p2pfl.app.identity_options import IdentityOptions, make_transport
 from p2pfl.app.options import parse
-from p2pfl.app.reach import Knock, knock
 from p2pfl.app.software import own_software
 from p2pfl.crypto.identity import short_id
+from p2pfl.doctor.advice import Advice, Here, advise, megabits, usual_course
+from p2pfl.doctor.examination import Examination, Hearsay, Place, Thoroughness
+from p2pfl.doctor.finding import Finding
+from p2pfl.doctor.reach import Knock, knock
 from p2pfl.errors import require
 from p2pfl.link.address import parse_address
 from p2pfl.link.trust import Tofu

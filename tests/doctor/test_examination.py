@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from p2pfl.app.examination import Examination, Hearsay, Place, Thoroughness
-from p2pfl.app.finding import Trouble
-from p2pfl.app.reach import Answer, Knock
+from p2pfl.doctor.examination import Examination, Hearsay, Place, Thoroughness
+from p2pfl.doctor.finding import Trouble
+from p2pfl.doctor.reach import Answer, Knock
 from p2pfl.errors import ConfigError
 from p2pfl.link.memory import MemoryNetwork
 from p2pfl.node.membership import Member

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from p2pfl.app.finding import Finding, Trouble, trouble_of_dial, trouble_of_knocks, trouble_of_link
-from p2pfl.app.reach import Answer, Knock
+from p2pfl.doctor.finding import Finding, Trouble, trouble_of_dial, trouble_of_knocks, trouble_of_link
+from p2pfl.doctor.reach import Answer, Knock
 from p2pfl.errors import (
     ConfigError,
     HandshakeFailed,

@@ -8,11 +8,11 @@ from random import Random
 
 import pytest
 
-from p2pfl.courses.council import Council
+from p2pfl.council.council import Council
 from p2pfl.crypto.signing import verify_signed
 from p2pfl.journal.certificate import Certificate, Contribution
 from p2pfl.node.node import Node
-from tests.courses.voters import Counting, count
+from tests.council.voters import Counting, count
 
 OTHERS = {1, 2, 3, 4}
 

@@ -1,10 +1,10 @@
 import pytest
 
-from p2pfl.courses.consensus import Refusal
-from p2pfl.courses.motions import Consult, Endorse, Endorsed, Follow, LeaderElected, Promised, Stand, Standing
+from p2pfl.council.consensus import Refusal
+from p2pfl.council.motions import Consult, Endorse, Endorsed, Follow, LeaderElected, Promised, Stand, Standing
 from p2pfl.errors import RemoteProtocolError
 from p2pfl.wire.codec import Incoming, decode, encode, pack, unpack
-from tests.courses.test_consensus import certificate, committed
+from tests.council.test_consensus import certificate, committed
 
 
 def sent(message):

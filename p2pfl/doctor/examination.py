@@ -7,8 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from p2pfl.app.finding import Finding, Trouble, trouble_of_dial, trouble_of_knocks, trouble_of_link
-from p2pfl.app.reach import Answer, Knock
+from p2pfl.doctor.finding import Finding, Trouble, trouble_of_dial, trouble_of_knocks, trouble_of_link
+from p2pfl.doctor.reach import Answer, Knock
 from p2pfl.errors import ConfigError, LinkError, RemoteError
 from p2pfl.link.base import Link
 from p2pfl.node.membership import Membership, Spread

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from p2pfl.app.advice import Here, advise, megabits, usual_course
-from p2pfl.app.finding import Finding, Trouble
-from p2pfl.app.reach import Answer, Knock
+from p2pfl.doctor.advice import Here, advise, megabits, usual_course
+from p2pfl.doctor.finding import Finding, Trouble
+from p2pfl.doctor.reach import Answer, Knock
 from p2pfl.node.probing import Description, Software
 
 OURS = Software("0.1.0", "1", "3.11.7", "2.13.0", "Linux")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from p2pfl.app.reach import Answer, Knock, knock
+from p2pfl.doctor.reach import Answer, Knock, knock
 from p2pfl.link.address import Address
 
 HUB = Address("hub.test", 7700)

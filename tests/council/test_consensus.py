@@ -9,10 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from p2pfl.courses.consensus import Candidacy, Refusal, Tally, Voter, is_certified, majority, same_round
+from p2pfl.council.consensus import Candidacy, Refusal, Tally, Voter, is_certified, majority, same_round
 from p2pfl.errors import JournalError
 from p2pfl.journal.certificate import Certificate, Contribution
-from tests.courses.paxos import RUN, Net, peer, sign, verify
+from tests.council.paxos import RUN, Net, peer, sign, verify
 
 
 def certificate(round=0, term=1, model="m", run=RUN):

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from random import Random
 
-from p2pfl.courses.consensus import Candidacy
-from p2pfl.courses.motions import Consult, Follow, LeaderElected, Leadership, Promised, Stand, Standing
-from p2pfl.courses.voting import Voting
+from p2pfl.council.consensus import Candidacy
+from p2pfl.council.motions import Consult, Follow, LeaderElected, Leadership, Promised, Stand, Standing
+from p2pfl.council.voting import Voting
 from p2pfl.errors import LinkError, P2pflError, RemoteError
 from p2pfl.journal.certificate import Certificate
 from p2pfl.node.peer import Peer

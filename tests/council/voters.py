@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from p2pfl.compute.inline import Inline
-from p2pfl.courses.consensus import same_round
-from p2pfl.courses.council import Council, Deposed
-from p2pfl.courses.motions import LeaderElected
+from p2pfl.council.consensus import same_round
+from p2pfl.council.council import Council, Deposed
+from p2pfl.council.motions import LeaderElected
 from p2pfl.errors import LinkError
 from p2pfl.journal.certificate import Certificate, Contribution
 from p2pfl.node.events import Event

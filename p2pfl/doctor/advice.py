@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from p2pfl.app.finding import Finding, Trouble
-from p2pfl.app.reach import Answer
+from p2pfl.doctor.finding import Finding, Trouble
+from p2pfl.doctor.reach import Answer
 from p2pfl.node.probing import Software
 
 __all__ = ["CLOCK_SECONDS", "Advice", "Here", "advise", "megabits", "usual_course"]

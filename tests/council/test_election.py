@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from p2pfl.courses.council import Council, Deposed
-from p2pfl.courses.motions import Consult, Endorse, Endorsed, Follow, Leadership, Promised, Stand, Standing
+from p2pfl.council.council import Council, Deposed
+from p2pfl.council.motions import Consult, Endorse, Endorsed, Follow, Leadership, Promised, Stand, Standing
 from p2pfl.errors import CourseError, P2pflError
 from p2pfl.link.memory import MemoryNetwork
-from tests.courses.test_consensus import certificate, committed, sign
-from tests.courses.test_voting import RUN, hold, node_of, peer
+from tests.council.test_consensus import certificate, committed, sign
+from tests.council.test_voting import RUN, hold, node_of, peer
 from tests.node.kit import until
 
 

@@ -1,0 +1,1 @@
+"""`p2pfl doctor`: tests every link, and says what is to be mended."""

@@ -22,9 +22,9 @@ Kind = type[Message]
 _CHECKED = "checked."
 
 
-def check_course(course: Course) -> Flow:
-    """The message flow of a course, with all that is wrong in it."""
-    return check_roles(course.name, course.roles)
+def check_course(course: Course, settings: object = None) -> Flow:
+    """The message flow of a course, with these settings or the default ones, and all that is wrong in it."""
+    return check_roles(course.name, course.cast(settings))
 
 
 def check_module(path_or_name: str) -> Flow:

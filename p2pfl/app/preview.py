@@ -73,5 +73,5 @@ def _flow(name: str) -> Flow:
         return check_course(COURSES[name])
     if name.endswith(".toml"):
         config = with_topology(load_config(Path(name)))
-        return check_course(COURSES[config.course.name])
+        return check_course(COURSES[config.course.name], config.course)
     return check_module(name)

@@ -70,3 +70,8 @@ class Course:
     needs: Callable[[Topology], str | None]  # why the course cannot run on a topology, or None
     sleepers: Callable[[Topology, Any], Collection[int]] = lambda topology, settings: ()
     """Seats that only answer what they are asked, and keep nothing in between: a simulation need not hold them."""
+    elected: tuple[type, ...] = ()  # every role that `play` may give where the settings have the coordinator elected
+
+    def cast(self, settings: Any = None) -> tuple[type, ...]:
+        """The roles that there are with these settings, or with the default ones."""
+        return self.elected if getattr(settings, "coordinator", "fixed") == "elect" else self.roles

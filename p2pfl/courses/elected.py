@@ -7,7 +7,8 @@ it. See council.py for who that is, and why two coordinators cannot both commit.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
@@ -17,8 +18,8 @@ from torch import Tensor
 from p2pfl.council.council import Council, Deposed
 from p2pfl.courses.course import Place, RoleState, as_tensor
 from p2pfl.courses.durable import Durable, NotDurable
-from p2pfl.courses.messages import Train, Update
-from p2pfl.courses.outbox import Outbox
+from p2pfl.courses.messages import Evaluate, Score, Train, Update
+from p2pfl.courses.outbox import Outbox, score
 from p2pfl.errors import CourseError, JournalError, LinkClosed, RemoteError, RemoteProtocolError
 from p2pfl.journal.certificate import Certificate
 from p2pfl.journal.journal import Journal
@@ -63,22 +64,21 @@ class Conclude(Request[Concluded]):
 class Leads(Protocol):
     """A coordinator at work."""
 
-    async def lead(self, node: Node) -> str | None:
+    async def lead(self, node: Node) -> str:
         """Play the rounds that are left; why the course is over. Raises Deposed."""
 
 
-class Member:
+class Member(ABC):
     """Votes, trains when the coordinator asks, and coordinates while it is elected to."""
 
-    def __init__(self, place: Place, clients: Collection[int], leader: Callable[[Member, int], Leads]) -> None:
-        """`clients`: the seats that train; `leader(member, term)` makes the coordinator that this seat may become."""
+    def __init__(self, place: Place, clients: Collection[int]) -> None:
+        """`clients`: the seats that train."""
         self.params: Tensor = place.learner.model.initial
         self.rounds = 0  # that are committed, as far as our journal goes
         self.learner = place.learner
         self.clients = tuple(clients)
         self.durable = Durable(place.journal)
-        self._settings = place.settings
-        self._leader = leader
+        self.settings = place.settings
         self._outbox = Outbox(self.learner, self.durable)
         self._models: dict[str, Tensor] = {}  # by hash, the newest last
         self.voters = range(place.topology.n)
@@ -100,6 +100,10 @@ class Member:
                 f"what this node has voted in run {self.run_name} is damaged ({error}), so it must not vote in it "
                 "again: take part in another run, or under another identity"
             ) from error
+
+    @abstractmethod
+    def leader(self, term: int) -> Leads:
+        """The coordinator that this seat is in a term."""
 
     @property
     def trains(self) -> bool:
@@ -133,7 +137,7 @@ class Member:
             return
         self.params, self.rounds = self._models[certificate.aggregate_hash], certificate.round + 1
         await self.durable.commit(node, self.rounds, self.state(), {}, certificate)
-        if self.rounds == self._settings.rounds and not self.council.leads:
+        if self.rounds == self.settings.rounds and not self.council.leads:
             self._reason = f"all {self.rounds} rounds are done"
             self._over.set()
 
@@ -148,32 +152,32 @@ class Member:
             for task in (leading, deposed):
                 task.cancel()
             await asyncio.wait((leading, deposed))
-        if leading.cancelled() or (reason := leading.result()) is None:
+        if leading.cancelled() or not (reason := leading.result()):
             return  # what we had not committed is void; we go on as a client
         await self._conclude(node)
         self._reason = reason
         self._over.set()
 
-    async def _play(self, node: Node) -> str | None:
-        """Lead until the course is over, and why that is; None: we do not lead any more."""
+    async def _play(self, node: Node) -> str:
+        """Lead until the course is over, and why that is; nothing: we do not lead any more."""
         term = await self.council.elected(node)
         try:
             if (pending := self.council.pending) is not None:
                 await self.council.certify(node, replace(pending, term=term, signatures={}))
                 await self._catch_up(node)
-            return await self._leader(self, term).lead(node)
+            return await self.leader(term).lead(node)
         except Deposed:
-            return None
+            return ""
         except JournalError as error:  # whoever leads has to remember what it proposes
             node.emit(NotDurable("a round that we lead", str(error)))
             self.council.resign()
-            return None
+            return ""
 
     async def _conclude(self, node: Node) -> None:
         """Tell all who are there, or come back in a while, that it is over. Most know, and have gone."""
         members = (node.members.at(seat) for seat in self.voters if seat != node.seat)
         voters = [node.peer(member.id) for member in members if member is not None]
-        linger = max(_LINGER_SECONDS, self._settings.rejoin_seconds)
+        linger = max(_LINGER_SECONDS, self.settings.rejoin_seconds)
         certificate = self.council.committed
         assert certificate is not None, "a course has rounds"
         with suppress(TimeoutError):
@@ -195,6 +199,10 @@ class Member:
     async def own_update(self, node: Node, ask: Train) -> Update:
         """What we train while we coordinate."""
         return await self._outbox.update(node, ask.round, self.learner.vector(ask.params))
+
+    async def own_score(self, ask: Evaluate) -> Score:
+        """How we find a model while we coordinate."""
+        return await score(self.learner, ask)
 
     # -- what the council keeps ------------------------------------------------------------------------------------
 
@@ -245,6 +253,11 @@ class Member:
             raise CourseError(f"round {ask.round + 1} is committed")
         return await self._outbox.update(peer.node, ask.round, self.learner.vector(ask.params))
 
+    @Evaluate.handler
+    async def evaluate(self, ask: Evaluate, peer: Peer) -> Score:
+        await self._obey(peer)
+        return await score(self.learner, ask)
+
     @Fetch.handler
     async def fetch(self, ask: Fetch, peer: Peer) -> Fetched:
         require_seat(peer, *self.voters)
@@ -256,7 +269,7 @@ class Member:
     async def conclude(self, ask: Conclude, peer: Peer) -> Concluded:
         """Who leads may end a course early; that all rounds are done is true whoever says it."""
         require_seat(peer, *self.voters)
-        if ask.certificate.round + 1 < self._settings.rounds:
+        if ask.certificate.round + 1 < self.settings.rounds:
             await self._obey(peer)
         await self.council.learn(ask.certificate, peer)
         while self.rounds <= ask.certificate.round:

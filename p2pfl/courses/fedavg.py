@@ -22,7 +22,7 @@ from p2pfl.courses.durable import Durable
 from p2pfl.courses.elected import Member
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Update, number
-from p2pfl.courses.outbox import Outbox
+from p2pfl.courses.outbox import Outbox, score
 from p2pfl.courses.rounds import Clients, Collected, RoundRules
 from p2pfl.errors import CourseError, require
 from p2pfl.journal.certificate import Certificate
@@ -32,7 +32,7 @@ from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
 
-__all__ = ["FEDAVG", "FedAvgSettings", "Server", "Trainer"]
+__all__ = ["FEDAVG", "Elected", "FedAvgSettings", "Leader", "Server", "Trainer"]
 
 _FIRST_TERM = 1
 
@@ -121,11 +121,91 @@ _CHOICES = {
     "evaluate": ("server", "clients", "both", "none"),
     "keep": ("last", "best"),
 }
-_ELECTED = {"evaluate": ("server", "none"), "keep": ("last",), "patience": (0,)}  # what a successor can go on with
+_ELECTED = {"keep": ("last",), "patience": (0,)}  # what a successor can go on with
 
 
-class Server:
-    """Leads the course: draws cohorts, averages, evaluates, decides when it is over."""
+class Leader:
+    """Draws cohorts, averages, evaluates, decides when it is over: what every coordinator of this course does."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        settings: FedAvgSettings,
+        clients: Clients,
+        durable: Durable,
+        stop: int | None = None,
+    ) -> None:
+        """`stop`: the round, from 0, before which to pause."""
+        self.params: Tensor = learner.model.initial
+        self._round = 0  # the next one
+        self._stop = settings.rounds if stop is None else min(stop, settings.rounds)
+        self._updates = 0
+        self._reason = ""  # why the course is over, once it is
+        self._learner = learner
+        self._settings = settings
+        self._durable = durable
+        self._clients = clients
+        self._best = Best(settings)
+
+    async def lead(self, node: Node) -> str:
+        """Play the rounds that are left. Why the course is over; nothing: it pauses."""
+        while not self._reason and self._round < self._stop:
+            await self._play_round(node, self._round)
+        return self._reason
+
+    async def _play_round(self, node: Node, round: int) -> None:
+        cohort = await self._clients.cohort(node, round)
+        node.emit(RoundStarted(round + 1, len(cohort)))
+        collected = await self._clients.train(node, cohort, Train(round, self._learner.tensors(self.params)))
+        self.params = self.params if collected.params is None else collected.params
+        self._updates += collected.count
+        found = {"train_loss": collected.loss, **await self._evaluate(node, round)}
+        metrics = {name: value for name, value in found.items() if value is not None and number(value) is not None}
+        self._best.note(self.params, metrics)
+        certificate = await self._certificate(node, round, collected)
+        self._round = round + 1
+        self._reason = self._best.ended(metrics) or self._ended()
+        await self._durable.commit(node, self._round, self.state(), metrics, certificate)
+        node.emit(RoundEnded(self._round, collected.count, metrics))
+
+    def _ended(self) -> str:
+        return f"all {self._round} rounds are done" if self._round == self._settings.rounds else ""
+
+    async def _evaluate(self, node: Node, round: int) -> dict[str, float | None]:
+        """What is measured after a round, if it is time to measure."""
+        found: dict[str, float | None] = {}
+        if self._is_due(round, "server") and self._learner.test is not None:
+            evaluation = await self._learner.evaluate(self.params, self._learner.test)
+            found |= {"accuracy": evaluation.accuracy, "loss": evaluation.loss}
+        if self._is_due(round, "clients"):
+            scored = await self._clients.evaluate(node, Evaluate(round, self._learner.tensors(self.params)))
+            found |= {"client_accuracy": scored.accuracy, "client_loss": scored.loss}
+        return found
+
+    def _is_due(self, round: int, where: str) -> bool:
+        due = (round + 1) % self._settings.evaluate_every == 0 or round + 1 == self._settings.rounds
+        return due and self._settings.evaluate in (where, "both")
+
+    async def _certificate(self, node: Node, round: int, collected: Collected) -> Certificate | None:
+        """What makes the round one that may be committed."""
+        if self._durable.journal is None:
+            return None
+        aggregate = await self._learner.digest(self.params)
+        return Certificate(self._durable.run, round, _FIRST_TERM, aggregate, collected.contributions)
+
+    def state(self) -> RoleState:
+        counts: RoleState = {"round": self._round, "updates": self._updates, "ended": self._reason}
+        return {"params": self.params, **counts, **self._best.state()}
+
+    def resume(self, state: RoleState) -> None:
+        self.params = as_tensor(state["params"])
+        self._round, self._updates = int(state["round"]), int(state["updates"])
+        self._reason = str(state["ended"])
+        self._best.resume(state)
+
+
+class Server(Leader):
+    """The coordinator that is fixed."""
 
     def __init__(
         self,
@@ -136,15 +216,8 @@ class Server:
         journal: Journal | None = None,
     ) -> None:
         """`clients`: the seats that are asked to train; `stop`: the round, from 0, before which to pause."""
-        self.params: Tensor = learner.model.initial
-        self._round = 0  # the next one
-        self._stop = settings.rounds if stop is None else min(stop, settings.rounds)
-        self._updates = 0
-        self._learner = learner
-        self._settings = settings
-        self._durable = Durable(journal)
-        self._clients = Clients(clients, settings.rules, learner, certify=journal is not None)
-        self._best = Best(settings)
+        asked = Clients(clients, settings.rules, learner, certify=journal is not None)
+        super().__init__(learner, settings, asked, Durable(journal), stop)
 
     async def run(self, node: Node) -> None:
         node.agree(self._learner.schema)
@@ -153,74 +226,50 @@ class Server:
         else:
             await self._clients.assemble(node, self._settings.min_clients or len(self._clients.seats))
         reason = await self.lead(node)
-        if reason is not None and self._settings.keep == "best" and self._best.params is not None:
+        if reason and self._settings.keep == "best" and self._best.params is not None:
             self.params = self._best.params
-        await self.end(node)
-        if reason is None:
+        await self._clients.finish(node, Finish(self._round, self._learner.tensors(self.params)))
+        if not reason:
             return  # a pause
         if not self._updates:
             raise CourseError(f"none of {self._round} rounds brought an update: see what each client was missing for")
         node.emit(CourseEnded(self._round, reason))
 
-    async def lead(self, node: Node) -> str | None:
-        """Play the rounds that are left. Why the course is over; None: it pauses."""
-        reason = None if self._round < self._settings.rounds else self._all_done()
-        while reason is None and self._round < self._stop:
-            reason = await self._play_round(node, self._round)
-        return reason
 
-    async def end(self, node: Node) -> None:
-        """Give all clients the result."""
-        await self._clients.finish(node, Finish(self._round, self._learner.tensors(self.params)))
+class Elected(Leader):
+    """The coordinator for as long as its seat is elected."""
 
-    async def _play_round(self, node: Node, round: int) -> str | None:
-        """Why the course is over after this round, or None."""
-        collected = await self._train(node, round)
-        self._updates += collected.count
-        metrics = await self._evaluate(node, round, collected)
-        certificate = await self._certificate(node, round, collected)
-        self._round = round + 1
-        await self._durable.commit(node, round + 1, self.state(), metrics, certificate)
-        node.emit(RoundEnded(round + 1, collected.count, metrics))
-        return self._best.ended(metrics) or (self._all_done() if self._round == self._settings.rounds else None)
+    def __init__(self, member: Member, term: int) -> None:
+        settings: FedAvgSettings = member.settings
+        others = [seat for seat in member.clients if seat != member.learner.seat]
+        own = member if member.trains else None
+        clients = Clients(others, settings.rules, member.learner, own, certify=True)
+        super().__init__(member.learner, settings, clients, member.durable)
+        self._member = member
+        self._term = term
+        self.params, self._round = member.params, member.rounds
+        self._reason = self._ended()
 
-    def _all_done(self) -> str:
-        return f"all {self._settings.rounds} rounds are done"
-
-    async def _certificate(self, node: Node, round: int, collected: Collected) -> Certificate | None:
-        if self._durable.journal is None:
-            return None
-        aggregate = await self._learner.digest(self.params)
-        return Certificate(self._durable.run, round, _FIRST_TERM, aggregate, collected.contributions)
+    async def lead(self, node: Node) -> str:
+        if not self._round:
+            await self._clients.assemble(node, self._settings.min_clients or len(self._clients.seats))
+        return await super().lead(node)
 
     def state(self) -> RoleState:
-        counts = {"round": self._round, "updates": self._updates}
-        return {"params": self.params, **counts, **self._best.state()}
+        return self._member.state()
 
-    def resume(self, state: RoleState) -> None:
-        self.params = as_tensor(state["params"])
-        self._round, self._updates = int(state["round"]), int(state["updates"])
-        self._best.resume(state)
+    async def _certificate(self, node: Node, round: int, collected: Collected) -> Certificate:
+        """Once a quorum has signed it. Raises Deposed."""
+        aggregate = await self._learner.digest(self.params)
+        proposed = Certificate(self._member.run_name, round, self._term, aggregate, collected.contributions)
+        return await self._member.certify(node, proposed, self.params)
 
-    async def _train(self, node: Node, round: int) -> Collected:
-        cohort = await self._clients.cohort(node, round)
-        node.emit(RoundStarted(round + 1, len(cohort)))
-        collected = await self._clients.train(node, cohort, Train(round, self._learner.tensors(self.params)))
-        self.params = self.params if collected.params is None else collected.params
-        return collected
 
-    async def _evaluate(self, node: Node, round: int, collected: Collected) -> dict[str, float]:
-        found: dict[str, float | None] = {"train_loss": collected.loss}
-        due = (round + 1) % self._settings.evaluate_every == 0 or round + 1 == self._settings.rounds
-        if due and self._settings.evaluate in ("server", "both") and self._learner.test is not None:
-            evaluation = await self._learner.evaluate(self.params, self._learner.test)
-            found |= {"accuracy": evaluation.accuracy, "loss": evaluation.loss}
-        if due and self._settings.evaluate in ("clients", "both"):
-            scored = await self._clients.evaluate(node, Evaluate(round, self._learner.tensors(self.params)))
-            found |= {"client_accuracy": scored.accuracy, "client_loss": scored.loss}
-        metrics = {name: value for name, value in found.items() if value is not None and number(value) is not None}
-        self._best.note(self.params, metrics)
-        return metrics
+class Candidate(Member):
+    """Any seat of a course whose coordinator is elected."""
+
+    def leader(self, term: int) -> Elected:
+        return Elected(self, term)
 
 
 class Best:
@@ -299,10 +348,7 @@ class Trainer:
     @Evaluate.handler
     async def evaluate(self, ask: Evaluate, peer: Peer) -> Score:
         require_seat(peer, self._server)
-        shard = self._learner.validation or self._learner.shard
-        assert shard is not None, "only seats with examples are asked"
-        found = await self._learner.evaluate(self._learner.vector(ask.params), shard)
-        return Score(number(found.loss), found.accuracy, found.num_examples)
+        return await score(self._learner, ask)
 
     @Finish.handler
     async def finish(self, ask: Finish, peer: Peer) -> Finished:
@@ -312,38 +358,11 @@ class Trainer:
         return Finished()
 
 
-class _Elected(Server):
-    """A server for as long as its seat is elected."""
-
-    def __init__(self, member: Member, settings: FedAvgSettings, term: int) -> None:
-        others = [seat for seat in member.clients if seat != member.learner.seat]
-        super().__init__(member.learner, settings, others)
-        own = member.own_update if member.trains else None
-        self._clients = Clients(others, settings.rules, member.learner, own, certify=True)
-        self._durable = member.durable
-        self._member = member
-        self._term = term
-        self.params, self._round = member.params, member.rounds
-
-    async def lead(self, node: Node) -> str | None:
-        if not self._round:
-            await self._clients.assemble(node, self._settings.min_clients or len(self._clients.seats))
-        return await super().lead(node)
-
-    def state(self) -> RoleState:
-        return self._member.state()
-
-    async def _certificate(self, node: Node, round: int, collected: Collected) -> Certificate:
-        aggregate = await self._learner.digest(self.params)
-        proposed = Certificate(self._member.run_name, round, self._term, aggregate, collected.contributions)
-        return await self._member.certify(node, proposed, self.params)
-
-
 def _play(place: Place) -> tuple[object, ...]:
     if place.settings.coordinator == "elect":
         require(place.stop is None, "--checkpoint-every does not go with course.coordinator = 'elect'; leave it out")
-        member = Member(place, _clients(place.topology.union), lambda self, term: _Elected(self, place.settings, term))
-        return member.council, member
+        candidate = Candidate(place, _clients(place.topology.union))
+        return candidate.council, candidate
     if place.seat == 0:
         clients = place.topology.union.neighbors(0)
         return (Server(place.learner, place.settings, clients, place.stop, place.journal),)
@@ -364,5 +383,13 @@ def _sleepers(topology: Topology, settings: FedAvgSettings) -> Collection[int]:
 
 
 FEDAVG = Course(
-    "fedavg", FedAvgSettings, (Server, Trainer, Council, Member), _play, _clients, "star", _needs, _sleepers
+    "fedavg",
+    FedAvgSettings,
+    (Server, Trainer),
+    _play,
+    _clients,
+    "star",
+    _needs,
+    _sleepers,
+    elected=(Council, Candidate),
 )

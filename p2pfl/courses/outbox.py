@@ -1,4 +1,4 @@
-"""The update that a client owes: trained once, however often it is asked for, and there after a restart."""
+"""What a client owes: its update, trained once, however often it is asked for, and there after a restart; its score."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 from p2pfl.courses.course import RoleState, as_tensor
 from p2pfl.courses.durable import Durable
 from p2pfl.courses.learner import Learner
-from p2pfl.courses.messages import Update, number
+from p2pfl.courses.messages import Evaluate, Score, Update, number
 from p2pfl.node.connection import LINK_LOST
 from p2pfl.node.node import Node
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "score"]
 
 _NAME = "update"
 
@@ -82,3 +82,11 @@ class Outbox:
     def _as_message(self, round: int, kept: RoleState) -> Update:
         loss = float(kept["loss"]) if "loss" in kept else None
         return Update(round, self._learner.tensors(as_tensor(kept["params"])), int(kept["num_examples"]), loss)
+
+
+async def score(learner: Learner, ask: Evaluate) -> Score:
+    """How a client finds a model: on the examples that it holds out, or else on all of its own."""
+    shard = learner.validation or learner.shard
+    assert shard is not None, "only seats with examples are asked"
+    found = await learner.evaluate(learner.vector(ask.params), shard)
+    return Score(number(found.loss), found.accuracy, found.num_examples)

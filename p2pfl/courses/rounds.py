@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
+from typing import Protocol
 
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from p2pfl.aggregators.mean import WeightedMean
 from p2pfl.courses.attendance import Attendance
 from p2pfl.courses.learner import Learner, seed_of
 from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update
-from p2pfl.errors import RemoteProtocolError
+from p2pfl.errors import ComputeError, RemoteProtocolError
 from p2pfl.journal.certificate import Contribution
 from p2pfl.node.events import Event, UpdateMissing
 from p2pfl.node.node import Node
@@ -111,8 +112,14 @@ class Cohort:
         return len(self.peers) + self.own
 
 
-OwnUpdate = Callable[[Node, Train], Awaitable[Update]]
-"""How a coordinator that is one of the clients trains."""
+class OwnClient(Protocol):
+    """The client that a coordinator is as well."""
+
+    async def own_update(self, node: Node, ask: Train) -> Update:
+        """What it trains."""
+
+    async def own_score(self, ask: Evaluate) -> Score:
+        """How it finds a model."""
 
 
 class Clients:
@@ -123,7 +130,7 @@ class Clients:
         seats: Iterable[int],
         rules: RoundRules,
         learner: Learner,
-        own: OwnUpdate | None = None,
+        own: OwnClient | None = None,
         *,
         certify: bool = False,
     ) -> None:
@@ -211,13 +218,13 @@ class Clients:
         replies = node.ask_all(cohort.peers, ask, rejoin_seconds=self._patience(node))
         with suppress(TimeoutError):
             async with asyncio.timeout(self.rules.deadline_seconds or None) as limit, replies:
-                if cohort.own and self._own is not None:
-                    await harvest.take(None, await self._own(node, ask))  # meanwhile, the others train
+                if cohort.own:
+                    await self._train_too(node, ask, harvest)  # meanwhile, the others train
                 async for peer, update in replies:
                     try:
                         await harvest.take(peer, update)
                     except (RemoteProtocolError, ValueError) as error:
-                        self._missed(node, ask.round, peer, str(error))
+                        self._missed(node, ask.round, peer, error)
                         continue
                     if self._attendance.came(_seat(peer)):
                         node.emit(ClientReadmitted(ask.round + 1, peer.name))
@@ -226,27 +233,35 @@ class Clients:
                             break
                         _shorten(limit, self.rules.grace_seconds)
         for peer, failure in replies.failed.items():
-            self._missed(node, ask.round, peer, str(failure))
+            self._missed(node, ask.round, peer, failure)
         if harvest.mean.count < enough or self.rules.grace_seconds:
             for peer in _by_seat(replies.waiting):
-                self._missed(node, ask.round, peer, _LATE)
+                self._missed(node, ask.round, peer, TimeoutError(_LATE))
         await self.dismiss(node, cohort.peers)
         return harvest.collected()
+
+    async def _train_too(self, node: Node, ask: Train, harvest: _Harvest) -> None:
+        """As one of the clients. Who fails at it is missing in this round, and goes on to coordinate."""
+        assert self._own is not None, "only who trains is in a cohort"
+        try:
+            await harvest.take(None, await self._own.own_update(node, ask))
+        except (ComputeError, RemoteProtocolError, ValueError) as error:
+            node.emit(UpdateMissing.because(ask.round + 1, node.name, error))
 
     def _patience(self, node: Node) -> float:
         """Seconds for who is cut off. Who sleeps until it is dialled does not come back by itself."""
         return self.rules.rejoin_seconds if len(self.awake(node)) == len(self.seats) else 0.0
 
-    def _missed(self, node: Node, round: int, peer: Peer, reason: str) -> None:
-        node.emit(UpdateMissing(round + 1, peer.name, reason))
+    def _missed(self, node: Node, round: int, peer: Peer, error: Exception) -> None:
+        node.emit(UpdateMissing.because(round + 1, peer.name, error))
         if rounds := self._attendance.failed(_seat(peer), round):
-            node.emit(ClientExcluded(round + 1, peer.name, rounds, reason))
+            node.emit(ClientExcluded(round + 1, peer.name, rounds, str(error)))
 
     async def evaluate(self, node: Node, ask: Evaluate) -> Score:
         """Let all clients evaluate, each on its own examples; the mean weighted by their numbers."""
         await self.assemble(node, at_least=1)
         there = self._there(node, self.seats)
-        scores: list[Score] = []
+        scores: list[Score] = [] if self._own is None else [await self._own.own_score(ask)]
         while seats := list(islice(there, _AT_ONCE)):
             batch = await node.call(seats)
             scores += await self._scores(node, batch, ask)
@@ -274,9 +289,9 @@ class Clients:
                 async for _, score in replies:
                     scores.append(score)
         for peer, error in replies.failed.items():
-            node.emit(UpdateMissing(ask.round + 1, peer.name, str(error)))
+            node.emit(UpdateMissing.because(ask.round + 1, peer.name, error))
         for peer in _by_seat(replies.waiting):
-            node.emit(UpdateMissing(ask.round + 1, peer.name, _LATE))
+            node.emit(UpdateMissing(ask.round + 1, peer.name, _LATE, "late"))
         return scores
 
 

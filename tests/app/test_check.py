@@ -9,6 +9,7 @@ from p2pfl import Message, Node, Peer, Request
 from p2pfl.app.check import check_course, check_module, check_roles
 from p2pfl.app.config import COURSES
 from p2pfl.app.flow import Edge
+from p2pfl.courses.fedavg import FedAvgSettings
 from p2pfl.errors import ConfigError
 from p2pfl.node.membership import Roster
 
@@ -70,6 +71,14 @@ def test_flow_of_federated_averaging() -> None:
     )
     assert flow.senders == {"Train": ("Server",), "Evaluate": ("Server",), "Finish": ("Server",)}
     assert flow.handlers == {"Train": ("Trainer",), "Evaluate": ("Trainer",), "Finish": ("Trainer",)}
+
+
+def test_a_course_with_an_elected_coordinator_is_sound() -> None:
+    flow = check_course(COURSES["fedavg"], FedAvgSettings(coordinator="elect"))
+    assert flow.problems == ()
+    edges = {(edge.sender, edge.message, edge.receiver, edge.reply) for edge in flow.edges}
+    assert ("Council", "Endorse", "Council", "Endorsed") in edges
+    assert ("Candidate", "Train", "Candidate", "Update") in edges
 
 
 def test_what_is_passed_on_is_sent() -> None:

@@ -522,3 +522,13 @@ def test_after_the_quorum_the_others_have_a_grace():
     cut = fedavg(recast=slow(2, 4, factor=1e6), quorum=0.6, grace_seconds=2.0, rounds=1).play()
     assert [event.participants for event in cut.told(RoundEnded, 0)] == [3]
     assert cut.missing == [(1, "seat 2"), (1, "seat 4")]
+
+
+def test_a_course_that_had_ended_early_is_not_gone_on_with():
+    played = fedavg(rounds=9, target_accuracy=0.01).play()
+    (ended,) = played.told(CourseEnded)
+    assert ended.rounds < 9
+    state = played.world.seats[0].roles[0].state()
+    server = Server(played.learner(0), played.settings, (1, 2))
+    server.resume(state)
+    assert run_virtual(server.lead(None)) == ended.reason

@@ -1,4 +1,4 @@
-"""The simulation benchmark, in small: those that need nothing installed do the same work, and it notices if not."""
+"""Benchmarks in small: those that need nothing installed do what they say, and notice if something does not."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.flood import Survived, flood, lines
 from tests.benchmarks.simulation import hand
 from tests.benchmarks.simulation.__main__ import main
 from tests.benchmarks.simulation.drawing import draw
@@ -75,3 +76,20 @@ def test_the_command_skips_what_is_missing(tmp_path: Path, capsys: pytest.Captur
     out = capsys.readouterr().out
     assert "p2pfl abacus: not measured, p2pfl has no compute of this name" in out
     assert (tmp_path / "measured.json").stat().st_size > 100
+
+
+@pytest.mark.sockets
+async def test_a_flood_is_measured_and_an_honest_peer_asks_meanwhile() -> None:
+    survived = await flood("bulk", peers=2, seconds=1.5)
+    assert 0 < survived.before <= survived.peak
+    assert survived.answers > 0
+
+
+def test_a_flood_over_the_bound_is_told() -> None:
+    found = {
+        "within": Survived(40 << 20, 50 << 20, 40 << 20, 9, 0.1),
+        "over": Survived(40 << 20, 1 << 30, 1 << 30, 0, 5.0),
+    }
+    _, within, over = lines(iter(found.items()), peers=10)
+    assert within.split() == ["within", "42", "52", "42", "140", "ok", "9", "0.10"]
+    assert "OVER" in over

@@ -20,11 +20,9 @@ from p2pfl.node.events import CourseEnded, RoundStarted
 from p2pfl.sim.checkers import checked
 from p2pfl.sim.history import History
 from p2pfl.sim.loop import VirtualLoop
-from p2pfl.sim.nemesis import FAULTS, Corrupt, Crash, Fault, Partition
+from p2pfl.sim.nemesis import Corrupt, Crash, Fault, Partition
 from p2pfl.sim.world import World
 from p2pfl.topology.families import build
-
-ALL = tuple(FAULTS)
 
 Case = tuple[str, dict[str, Any], dict[str, Any]]
 CASES: dict[str, Case] = {  # course, settings, topology
@@ -36,7 +34,6 @@ CASES: dict[str, Case] = {  # course, settings, topology
     "regular": ("adpsgd", {}, {"family": "regular", "n": 8, "degree": 3}),
     "full": ("pushsum", {}, {"family": "full", "n": 4}),
 }
-BORNE = {"elected": tuple(kind for kind in FAULTS if kind != "rot")}  # who has lost its vote has no part in it any more
 SEEDS = int(os.environ.get("P2PFL_SEEDS", "200"))
 Found = tuple[str, int, tuple[Fault, ...]]
 REGRESSIONS: dict[str, Found] = {
@@ -69,7 +66,7 @@ def settled() -> Iterator[None]:
 @pytest.mark.parametrize("case", CASES)
 def test_what_must_hold_holds_whatever_goes_wrong(case: str) -> None:
     for seed in range(SEEDS):
-        if failure := try_seed(trial(case), BORNE.get(case, ALL), seed):
+        if failure := try_seed(trial(case), trial(case).bears, seed):
             pytest.fail(f"P2PFL_SEED={seed} on {trial(case).topology!r}\n" + "\n".join(failure.lines()))
 
 

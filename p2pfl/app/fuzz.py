@@ -87,10 +87,11 @@ def fuzz_command(arguments: list[str]) -> int:
     torch.set_num_threads(1)
     logging.getLogger("p2pfl").addHandler(logging.NullHandler())  # that handlers fail is part of what is tried
     course, settings, own = _course(options.course)
-    kinds = _names("--faults", options.faults, FAULTS) or tuple(FAULTS)
+    asked = _names("--faults", options.faults, FAULTS)
     invariants = _names("--invariants", options.invariants, CHECKERS) or checked(course.name)
     topologies = [_topology(text) for text in options.topologies.split(",")] if options.topologies else [own]
     trials = [Trial(course, settings, topology, invariants) for topology in topologies]
+    kinds = asked or trials[0].bears
     seeds = range(options.seeds) if options.seed is None else range(options.seed, options.seed + 1)
     total, done, failed = len(seeds) * len(trials), 0, 0
     with settled_memory(), Display(as_json=False, total=total) as display:

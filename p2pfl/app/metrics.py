@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from typing import get_args
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -22,21 +23,16 @@ from prometheus_client.core import (
 )
 
 from p2pfl.app.progress import CourseProgress
-from p2pfl.node.events import Event, PeerLost, PeerMisbehaved, PeerRefused, PeerUnreached, UpdateMissing
+from p2pfl.node.events import Cause, Event, PeerLost, PeerMisbehaved, PeerRefused, PeerUnreached, UpdateMissing
 from p2pfl.node.lag import LoopLag
 from p2pfl.node.node import Node
 
-__all__ = ["CONTENT_TYPE", "NodeMetrics", "cause"]
+__all__ = ["CONTENT_TYPE", "NodeMetrics"]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 MOST_PEERS = 100  # that have figures of their own; the others are in the totals
 MOST_WORDS = 30  # of a kind that roles choose: figures of a round, things that are waited for
 
-_CAUSES = (  # of an update that is missing, by the words in which a course says why; the first that fits
-    ("failed", " failed at "),
-    ("late", "deadline|in time|or late"),
-    ("unusable", "NaN|agreed|weight|shape|not expected"),
-)
 _HAPPENED: Mapping[type[Event], tuple[str, str]] = {
     PeerLost: ("p2pfl_peers_lost", "Peers whose last link ended."),
     PeerRefused: ("p2pfl_links_refused", "Links that others dialled and that were turned away."),
@@ -58,7 +54,7 @@ class NodeMetrics:
         self._progress = progress
         self._version = version("p2pfl-aio")
         self._happened: Counter[type[Event]] = Counter()
-        self._missing: Counter[str] = Counter(dict.fromkeys(("lost", *(name for name, _ in _CAUSES)), 0))
+        self._missing: Counter[Cause] = Counter(dict.fromkeys(get_args(Cause), 0))
         self._suspects: set[str] = set()  # ids of those who may be in quarantine
         self._peers: dict[str, None] = {}
         self._figures: dict[str, None] = {}
@@ -77,7 +73,7 @@ class NodeMetrics:
         """Called by the node."""
         self._happened[type(event)] += 1
         if isinstance(event, UpdateMissing):
-            self._missing[cause(event.reason)] += 1
+            self._missing[event.cause] += 1
         elif isinstance(event, PeerMisbehaved):
             self._suspects.add(event.peer)
 
@@ -167,15 +163,6 @@ class NodeMetrics:
 
     def __repr__(self) -> str:
         return f"<NodeMetrics of {self._node.name}>"
-
-
-def cause(reason: str) -> str:
-    """The kind of an UpdateMissing: failed, late, unusable, else lost.
-
-    >>> cause("nothing came before the deadline"), cause("north is not linked")
-    ('late', 'lost')
-    """
-    return next((name for name, words in _CAUSES if re.search(words, reason)), "lost")
 
 
 def _admitted(known: dict[str, None], label: str, most: int) -> bool:

@@ -28,7 +28,7 @@ from p2pfl.sim.devices import DeviceSpec
 from p2pfl.sim.disk import SimulatedDisk
 from p2pfl.sim.history import History, WatchedDisk
 from p2pfl.sim.loop import run_virtual
-from p2pfl.sim.nemesis import Fault, Ground, haunt
+from p2pfl.sim.nemesis import FAULTS, Fault, Ground, haunt
 from p2pfl.sim.network import NetworkSpec
 from p2pfl.sim.process import wall_clocks
 from p2pfl.sim.tracer import Tracer
@@ -91,6 +91,12 @@ class Trial:
         """Numbers of the model."""
         return self._model.layout.numel
 
+    @property
+    def bears(self) -> tuple[str, ...]:
+        """The kinds of faults that it is to survive: a voter whose disk forgets has no part in its run any more."""
+        elects = getattr(self.settings, "coordinator", "fixed") == "elect"
+        return tuple(kind for kind in FAULTS if not elects or kind != "rot")
+
     @cached_property
     def ground(self) -> Ground:
         """Where its faults happen."""
@@ -120,7 +126,9 @@ class Trial:
     def violations(self, seed: int, faults: Sequence[Fault]) -> tuple[list[Violation], History]:
         """Let these faults happen, and see what does not hold. `seed` rules network, devices and disks."""
         history = self.play(seed, faults)
-        return check(Evidence(history, self._model.initial, self.leading, self._plain), self.invariants), history
+        equal = getattr(self.settings, "edge_rounds", 1) == 1  # who misses one of an edge's rounds weighs less
+        evidence = Evidence(history, self._model.initial, self.leading, equal, self._plain)
+        return check(evidence, self.invariants), history
 
     def play(self, seed: int, faults: Sequence[Fault]) -> History:
         """One run. Equal arguments give equal histories."""

@@ -20,7 +20,17 @@ from torch import Tensor
 
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
 from p2pfl.courses.durable import Durable
-from p2pfl.courses.gossip import GossipSettings, Pull, Pulled, Release, Released, begin, consensus_distance, part
+from p2pfl.courses.gossip import (
+    GossipSettings,
+    Pull,
+    Pulled,
+    Release,
+    Released,
+    Training,
+    begin,
+    consensus_distance,
+    part,
+)
 from p2pfl.courses.learner import Learner, seed_of
 from p2pfl.errors import ConfigError, LinkError, RemoteError, RemoteProtocolError
 from p2pfl.journal.journal import Journal
@@ -76,6 +86,7 @@ class Pair:
         self.params: Tensor = learner.model.initial
         self.exchanges = 0
         self._learner = learner
+        self._training = Training()
         self._settings = settings
         self._neighbors = schedule.union.neighbors(learner.seat)
         self._round = 0
@@ -91,14 +102,16 @@ class Pair:
         while self._round < self._stop:
             round, before = self._round, self.params
             node.emit(RoundStarted(round + 1, 1))
-            fitted = await self._learner.fit(before, round)
-            self.params = self.params + (fitted.params - before)  # what neighbours brought meanwhile stays
+            fitted = await self._training.fit(node, self._learner, before, round)
+            if fitted is not None:
+                self.params = self.params + (fitted.params - before)  # what neighbours brought meanwhile stays
             distance = await self._average(node, round)
             self._round = round + 1
             metrics = await self._settings.measure(self._learner, self.params, round, fitted, distance)
             await self._durable.commit(node, self._round, self.state(), metrics)
             node.emit(RoundEnded(round + 1, 2, metrics))
         await self._part(node)
+        self._training.check()
         if self._stop == self._settings.rounds:
             node.emit(CourseEnded(self._stop, f"all {self._stop} rounds are done"))
 
@@ -113,7 +126,7 @@ class Pair:
         """With one neighbour; how far it was from us, where that is to be told."""
         linked = await node.meet(self._neighbors, at_least=0)
         if not linked:
-            node.emit(UpdateMissing(round + 1, "every neighbour", "none is linked"))
+            node.emit(UpdateMissing(round + 1, "every neighbour", "none is linked", "lost"))
             return None
         draw = Random(seed_of(self._learner.seed, "pairs", self._learner.seat, round))
         peer, sent = draw.choice(linked), self.params
@@ -122,7 +135,7 @@ class Pair:
                 answer = await peer.ask(Swap(self._learner.tensors(sent)))
             theirs = self._learner.vector(answer.params)
         except (LinkError, RemoteError, RemoteProtocolError, TimeoutError) as error:
-            node.emit(UpdateMissing(round + 1, peer.name, str(error) or "no answer in time"))
+            node.emit(UpdateMissing.because(round + 1, peer.name, error))
             return None
         self.params = self.params + (theirs - sent) / 2
         self.exchanges += 1

@@ -8,7 +8,8 @@ Adapt-then-combine with local epochs, as is usual in decentralized learning: x_i
 local training made of x_j. `order = "combine"` is the paper's combine-then-adapt: x_i <- sum_j w_ij x_j + (y_i - x_i).
 What does not arrive leaves its weight with the receiver, so that every row of the mixing matrix still sums to one. What
 was lost with a link is said again over the next. Who is rounds behind all its neighbours goes on in the round, and with
-the model, of one of them.
+the model, of one of them. With `signed`, nobody gives different models in one round to different neighbours for long:
+see `equivocation`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from p2pfl.courses.gossip import (
     Release,
     Released,
     Standing,
+    Training,
     begin,
     catch_up,
     consensus_distance,
@@ -38,11 +40,12 @@ from p2pfl.courses.gossip import (
     part,
 )
 from p2pfl.courses.learner import Learner
+from p2pfl.courses.watch import Watch
 from p2pfl.errors import ConfigError, RemoteProtocolError
 from p2pfl.journal.journal import Journal
 from p2pfl.learn.params import is_finite
 from p2pfl.node.connection import Connection
-from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted, UpdateMissing
+from p2pfl.node.events import Cause, CourseEnded, RoundEnded, RoundStarted, UpdateMissing
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
@@ -51,7 +54,7 @@ from p2pfl.topology.weights import own_weight, received_weights, topology_weight
 from p2pfl.wire.message import Message
 from p2pfl.wire.tensor import Tensors
 
-__all__ = ["DPSGD", "DpsgdSettings", "Mixer", "Model"]
+__all__ = ["DPSGD", "DpsgdSettings", "Mixer", "Model", "SignedModel"]
 
 _ROUNDS_AHEAD = 64  # how far a neighbour may be ahead before its models are not kept
 
@@ -65,6 +68,9 @@ class DpsgdSettings(GossipSettings):
     """`adapt`: train, then mix what all have trained; `combine`: mix the models that training began with."""
     deadline_seconds: float = 0.0
     """After training, a round waits so long, and mixes what has come; 0: it waits for all who are linked."""
+    signed: bool = False
+    """Whether models are signed, and all nodes compare who signed what: who gives two models in one round is banned for
+    a day. It takes some hashing, and a small message for each node, round and link."""
 
     def __post_init__(self) -> None:
         GossipSettings.__post_init__(self)
@@ -81,6 +87,12 @@ class Model(Message):
     params: Tensors
 
 
+class SignedModel(Model):
+    """A model with the sender's signature on what it states of it; see `equivocation.Statement`."""
+
+    signature: str
+
+
 class Mixer:
     """One node of the graph."""
 
@@ -91,15 +103,17 @@ class Mixer:
         schedule: Schedule,
         stop: int | None = None,
         journal: Journal | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        """`stop`: the round, from 0, before which to pause."""
+        """`stop`: the round, from 0, before which to pause. `watch`: the role that signs and checks models, if any."""
         self.params: Tensor = learner.model.initial
         self._stop = settings.rounds if stop is None else min(stop, settings.rounds)
         self._learner = learner
+        self._training = Training()
         self._settings = settings
         self._schedule = schedule
-        union = schedule.union
-        self._neighbors = tuple(sorted({*union.neighbors(learner.seat), *union.senders(learner.seat)}))
+        self._watch = watch
+        self._neighbors = _neighbors(schedule, learner.seat)
         self._round = 0  # models of this one and of later ones are kept
         self._durable = Durable(journal)
         self._pace = Pace()
@@ -108,6 +122,7 @@ class Mixer:
         self._awaited: set[int] = set()  # whose models the present round still waits for
         self._node: Node | None = None
         self._mailbox: defaultdict[int, dict[int, Tensor]] = defaultdict(dict)  # round -> seat -> model
+        self._checking: list[tuple[int, int]] = []  # rounds and seats of models that have come, and are hashed
 
     async def run(self, node: Node) -> None:
         self._node = node
@@ -123,6 +138,7 @@ class Mixer:
         self._through.set()
         patience, standing = self._settings.rejoin_seconds, Standing(self._settings.rounds)
         await part(node, self._neighbors, patience, all_of_them=False, standing=standing)
+        self._training.check()
         if self._stop == self._settings.rounds:
             node.emit(CourseEnded(self._stop, f"all {self._stop} rounds are done"))
 
@@ -134,12 +150,13 @@ class Mixer:
 
     async def _play(self, node: Node, round: int) -> None:
         node.emit(RoundStarted(round + 1, 1))
-        fitted = await self._learner.fit(self.params, round)
+        fitted = await self._training.fit(node, self._learner, self.params, round)
+        trained = self.params if fitted is None else fitted.params
         adapt = self._settings.order == "adapt"
-        shared = fitted.params if adapt else self.params
+        shared = trained if adapt else self.params
         heard = await self._exchange(node, round, shared)
         mixed = self._mix(node, round, shared, heard)
-        self.params = mixed if adapt else mixed.add_(fitted.params).sub_(shared)
+        self.params = mixed if adapt else mixed.add_(trained).sub_(shared)
         distance = (
             consensus_distance(shared, heard.values()) if self._settings.is_due(self._learner.seat, round) else None
         )
@@ -171,7 +188,8 @@ class Mixer:
         if len(sound) == len(heard):
             return mixed  # it is our own model that has diverged
         for other in sorted(set(heard) - set(sound)):
-            node.emit(UpdateMissing(round + 1, f"seat {other}", "its model has NaN or infinite numbers"))
+            reason = "its model has NaN or infinite numbers"
+            node.emit(UpdateMissing(round + 1, f"seat {other}", reason, "unusable"))
         return self._mix(node, round, shared, sound)
 
     def _weights(self, graph: Topology) -> dict[int, float]:
@@ -182,17 +200,31 @@ class Mixer:
     async def _exchange(self, node: Node, round: int, shared: Tensor) -> dict[int, Tensor]:
         """Give our model to this round's neighbours; what has come from them, by seat."""
         graph, box = self._schedule.at(round), self._mailbox[round]
+        ours = await self._ours(node, round, shared)
         with node.waiting(f"the models of round {round + 1}"), suppress(TimeoutError):
             async with asyncio.timeout(self._settings.deadline_seconds or None):
-                await self._hear(node, graph, box, Model(round, self._learner.tensors(shared)))
+                await self._hear(node, graph, box, ours)
         del self._mailbox[round]
         self._round = round + 1
+        convicts = () if self._watch is None else self._watch.convicts
         for seat in graph.senders(self._learner.seat):
-            if seat not in box:
-                node.emit(UpdateMissing(round + 1, f"seat {seat}", "it is not linked, or late"))
+            if seat in convicts:
+                box.pop(seat, None)
+                node.emit(UpdateMissing(round + 1, f"seat {seat}", "it has given two models in one round", "unusable"))
+            elif seat not in box:
+                cause: Cause = "late" if node.hears(seat) else "lost"
+                node.emit(UpdateMissing(round + 1, f"seat {seat}", "it is not linked, or late", cause))
         return box
 
-    async def _hear(self, node: Node, graph: Topology, box: dict[int, Tensor], ours: Model) -> None:
+    async def _ours(self, node: Node, round: int, shared: Tensor) -> Model | Standing:
+        """What we give in this round: our model, unless we must not sign it."""
+        params = self._learner.tensors(shared)
+        if self._watch is None:
+            return Model(round, params)
+        signature = await self._watch.sign(node, round, params)
+        return Standing(round) if signature is None else SignedModel(round, params, signature)
+
+    async def _hear(self, node: Node, graph: Topology, box: dict[int, Tensor], ours: Model | Standing) -> None:
         """Tell ours, over every new link again, until all senders are in the box, or gone, or in a later round."""
         seat = self._learner.seat
         told: dict[int, Connection] = {}
@@ -208,16 +240,42 @@ class Mixer:
             await node.change()
 
     def _is_due(self, node: Node, seat: int, round: int) -> bool:
-        return node.hears(seat) and not self._pace.reached(seat, round)
+        return (node.hears(seat) and not self._pace.reached(seat, round)) or (round, seat) in self._checking
 
     @Model.handler
     def model(self, message: Model, peer: Peer) -> None:
+        if self._watch is not None:
+            raise RemoteProtocolError("a model that is not signed came, and course.signed is true")
         if message.round < self._round:
             return  # it missed the deadline
-        if message.round >= self._settings.rounds:
-            raise RemoteProtocolError(f"a model of round {message.round + 1} came, of {self._settings.rounds}")
-        seat = require_seat(peer, *self._schedule.at(message.round).senders(self._learner.seat))
+        seat = self._sender(message, peer)
         self._pace.note(seat, message.round)
+        self._take(message, seat)
+
+    @SignedModel.handler
+    async def signed_model(self, message: SignedModel, peer: Peer) -> None:
+        """One that missed the deadline is of no use, and still tells what its sender stated."""
+        if self._watch is None:
+            raise RemoteProtocolError("a signed model came, and course.signed is false")
+        seat = self._sender(message, peer)
+        if message.round >= self._round:
+            self._pace.note(seat, message.round)
+        self._checking.append((message.round, seat))
+        try:
+            counts = await self._watch.check(peer, message.round, message.params, message.signature)
+        finally:
+            self._checking.remove((message.round, seat))
+            peer.node.stir()  # it may have been waited for in vain
+        if counts and message.round >= self._round:
+            self._take(message, seat)
+
+    def _sender(self, message: Model, peer: Peer) -> int:
+        """The seat of who gives this model. Raises RemoteProtocolError if it is not to."""
+        if not 0 <= message.round < self._settings.rounds:
+            raise RemoteProtocolError(f"a model of round {message.round + 1} came, of {self._settings.rounds}")
+        return require_seat(peer, *self._schedule.at(message.round).senders(self._learner.seat))
+
+    def _take(self, message: Model, seat: int) -> None:
         if message.round < self._round + _ROUNDS_AHEAD:
             vector = self._learner.vector(message.params, finite=False)  # _mix looks
             self._mailbox[message.round][seat] = vector
@@ -243,12 +301,19 @@ class Mixer:
         return Released()
 
 
+def _neighbors(schedule: Schedule, seat: int) -> tuple[int, ...]:
+    """All whom a seat gives models to, or gets some from."""
+    return tuple(sorted({*schedule.union.neighbors(seat), *schedule.union.senders(seat)}))
+
+
 def _play(place: Place) -> tuple[object, ...]:
-    return (Mixer(place.learner, place.settings, place.topology, place.stop, place.journal),)
+    watch = Watch(place.seat, _neighbors(place.topology, place.seat), place.journal) if place.settings.signed else None
+    mixer = Mixer(place.learner, place.settings, place.topology, place.stop, place.journal, watch)
+    return (mixer,) if watch is None else (mixer, watch)
 
 
 def _needs(topology: Topology) -> str | None:
     return None if topology.is_connected else "the graph must be connected"
 
 
-DPSGD = Course("dpsgd", DpsgdSettings, (Mixer,), _play, lambda topology: tuple(range(topology.n)), "ring", _needs)
+DPSGD = Course("dpsgd", DpsgdSettings, (Mixer, Watch), _play, lambda topology: tuple(range(topology.n)), "ring", _needs)

@@ -15,10 +15,18 @@ from torch import Tensor
 
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import number
-from p2pfl.errors import ConfigError, LinkError, RemoteError, RemoteProtocolError, require
+from p2pfl.errors import (
+    ComputeError,
+    ConfigError,
+    CourseError,
+    LinkError,
+    RemoteError,
+    RemoteProtocolError,
+    require,
+)
 from p2pfl.learn.train import FitResult
 from p2pfl.node.connection import Connection
-from p2pfl.node.events import Event
+from p2pfl.node.events import Event, UpdateMissing
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
 from p2pfl.wire.message import Message, Request
@@ -34,6 +42,7 @@ __all__ = [
     "Release",
     "Released",
     "Standing",
+    "Training",
     "begin",
     "catch_up",
     "consensus_distance",
@@ -77,6 +86,30 @@ class GossipSettings:
             evaluation = await learner.evaluate(params, learner.test)
             found |= {"accuracy": evaluation.accuracy, "loss": number(evaluation.loss)}
         return {name: value for name, value in found.items() if value is not None}
+
+
+class Training:
+    """Our own training in each round. Who fails at it in one round is still needed by others, and goes on untrained."""
+
+    def __init__(self) -> None:
+        self._succeeded = False
+        self._failure: ComputeError | None = None
+
+    async def fit(self, node: Node, learner: Learner, params: Tensor, round: int) -> FitResult | None:
+        """See Learner.fit. None if it has failed, which is told."""
+        try:
+            fitted = await learner.fit(params, round)
+        except ComputeError as error:
+            self._failure = error
+            node.emit(UpdateMissing.because(round + 1, node.name, error))
+            return None
+        self._succeeded = True
+        return fitted
+
+    def check(self) -> None:
+        """In the end. Raises CourseError if it has failed, and never succeeded."""
+        if self._failure is not None and not self._succeeded:
+            raise CourseError(f"in no round has this node trained; at last {self._failure}") from self._failure
 
 
 def consensus_distance(own: Tensor, heard: Iterable[Tensor]) -> float | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from p2pfl.compute.job import Compute, EvaluateJob, FitJob
-from p2pfl.errors import RemoteProtocolError
+from p2pfl.errors import ComputeError, P2pflError, RemoteProtocolError
 from p2pfl.learn.data import Shard
 from p2pfl.learn.evaluate import Evaluation
 from p2pfl.learn.model import Model
@@ -74,11 +74,28 @@ class Learner:
         return await asyncio.to_thread(model_hash, vector)
 
     async def fit(self, params: Tensor, round: int) -> FitResult:
-        """Train on our examples, from `params`, in round `round` (from 0)."""
+        """Train on our examples, from `params`, in round `round` (from 0).
+
+        Raises ComputeError if that fails, for whatever reason, or takes longer than `train.limit_seconds`.
+        """
         assert self.shard is not None, "only seats with examples train"
-        seed = seed_of(self.seed, "fit", round, self.seat)
-        return await self.compute.run(FitJob(params, self.model, self.shard, self.train, seed, round))
+        seed, limit = seed_of(self.seed, "fit", round, self.seat), self.train.limit_seconds
+        job = FitJob(params, self.model, self.shard, self.train, seed, round)
+        watchdog = asyncio.timeout(limit or None)
+        try:
+            async with watchdog:
+                return await self.compute.run(job)
+        except P2pflError:
+            raise
+        except Exception as error:  # a model, a loss and data of the user's own may raise anything
+            late = f"it took longer than train.limit_seconds = {limit:g}; raise that, or train less in a round"
+            raise ComputeError(f"local training failed: {late if watchdog.expired() else _named(error)}") from error
 
     async def evaluate(self, params: Tensor, shard: Shard) -> Evaluation:
         """Loss and accuracy on `shard`."""
         return await self.compute.run(EvaluateJob(params, self.model, shard))
+
+
+def _named(error: Exception) -> str:
+    """Its kind and its words. A MemoryError has none."""
+    return ": ".join(filter(None, (type(error).__name__, str(error))))

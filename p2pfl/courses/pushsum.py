@@ -39,6 +39,7 @@ from p2pfl.courses.gossip import (
     Release,
     Released,
     Standing,
+    Training,
     begin,
     catch_up,
     consensus_distance,
@@ -51,7 +52,7 @@ from p2pfl.errors import ConfigError, LinkError, RemoteError, RemoteProtocolErro
 from p2pfl.journal.journal import Journal
 from p2pfl.learn.train import FitResult
 from p2pfl.node.connection import Connection
-from p2pfl.node.events import CourseEnded, Event, RoundEnded, RoundStarted, UpdateMissing
+from p2pfl.node.events import Cause, CourseEnded, Event, RoundEnded, RoundStarted, UpdateMissing
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
@@ -100,14 +101,18 @@ class Receipt(Message):
 
 
 class Give(Request[Receipt]):
-    """Take this share of my mass, which I cut off in this round (from 0): a part of x, and of w."""
+    """Take this share of my mass, which I cut off in this round (from 0): a part of x, and of w.
+
+    One that was in doubt is offered again later; `now` is the round that I am in.
+    """
 
     round: int
+    now: int
     weight: float
     params: Tensors
 
     def __post_init__(self) -> None:
-        if self.round < 0 or not 0 < self.weight < math.inf:
+        if not 0 <= self.round <= self.now or not 0 < self.weight < math.inf:
             raise ValueError(f"round {self.round} or weight {self.weight} is none that a share can have")
 
 
@@ -138,6 +143,7 @@ class Pusher:
         self.params: Tensor = learner.model.initial  # x / w
         self.purse = Purse(self.params)
         self._learner = learner
+        self._training = Training()
         self._settings = settings
         self._schedule = schedule
         union = schedule.union
@@ -174,6 +180,7 @@ class Pusher:
             await (self._hand_over(node, group) if self._leaving else self._part(node))
             for courier in self._couriers.values():
                 courier.cancel()
+        self._training.check()
         why = "we leave" if self._leaving else f"all {self._stop} rounds are done"
         if self._leaving or self._stop == self._settings.rounds:
             node.emit(CourseEnded(self._round, why))
@@ -197,7 +204,7 @@ class Pusher:
     async def _play(self, node: Node, group: asyncio.TaskGroup) -> None:
         round, seat = self._round, self._learner.seat
         node.emit(RoundStarted(round + 1, 1))
-        fitted = await self._train(round)
+        fitted = await self._train(node, round)
         graph = self._schedule.at(round)
         await self._give(node, group, round, graph.neighbors(seat))
         if self._settings.pace == "rounds":
@@ -214,11 +221,13 @@ class Pusher:
             if lead is not None:
                 self._round = lead.round  # our own mass stays, and with it what it says of the model
 
-    async def _train(self, round: int) -> FitResult | None:
+    async def _train(self, node: Node, round: int) -> FitResult | None:
         if self.purse.weight < _LEAST_WEIGHT:
             return None
         before = self.params
-        fitted = await self._learner.fit(before, round)
+        fitted = await self._training.fit(node, self._learner, before, round)
+        if fitted is None:
+            return None
         step = fitted.params - before
         self.purse.move(step if self._settings.pace == "rounds" else step * min(1.0, self.purse.weight))
         return fitted
@@ -260,7 +269,7 @@ class Pusher:
                 continue
             known, offered = share is offered or self._resumed, share
             try:
-                ask = Give(share.round, share.weight, self._learner.tensors(share.value))
+                ask = Give(share.round, self._round, share.weight, self._learner.tensors(share.value))
                 outcome = (await peer.ask(ask)).outcome
             except LinkError:
                 continue  # it may have it, or not: ask again
@@ -286,7 +295,8 @@ class Pusher:
         for other in senders:
             if self.purse.seen.get(other, -1) < round:
                 held = f", with a mass of about {self._weights[other]:.3f}" if other in self._weights else ""
-                node.emit(UpdateMissing(round + 1, f"seat {other}", f"it is not linked, or late{held}"))
+                cause: Cause = "late" if node.hears(other) else "lost"
+                node.emit(UpdateMissing(round + 1, f"seat {other}", f"it is not linked, or late{held}", cause))
 
     def _owes(self, node: Node) -> bool:
         """Whether some who can be heard have not answered."""
@@ -364,7 +374,7 @@ class Pusher:
         if ask.round >= self._settings.rounds:
             raise RemoteProtocolError(f"a share of round {ask.round + 1} came, of {self._settings.rounds}")
         share = Share(ask.round, ask.weight, self._learner.vector(ask.params))
-        self._pace.note(sender, ask.round)
+        self._pace.note(sender, max(ask.round, ask.now - 1))  # nothing of an earlier round is to come
         self._weights[sender] = ask.weight
         self._closed.discard(sender)
         if self._through.is_set():

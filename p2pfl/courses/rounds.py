@@ -145,7 +145,7 @@ class Clients:
         self._everybody = self.seats if own is None else tuple(sorted((*self.seats, learner.seat)))
         self._certify = certify
         self._awake: tuple[int, ...] | None = None
-        self._known: dict[int, Peer] = {}  # those that have been asked, except for who sleeps in between
+        self._known: dict[int, Peer] = {}  # those that have been linked, except for who sleeps in between
         self._attendance = Attendance(rules.exclude_after)
 
     def awake(self, node: Node) -> tuple[int, ...]:
@@ -157,7 +157,8 @@ class Clients:
     async def assemble(self, node: Node, at_least: int) -> None:
         """Wait until so many are there: linked, or asleep."""
         awake = self.awake(node)
-        await node.meet(awake, at_least=at_least - (len(self.seats) - len(awake)))
+        linked = await node.meet(awake, at_least=at_least - (len(self.seats) - len(awake)))
+        self._known |= {seat: peer for peer in linked if (seat := peer.seat) is not None}
 
     async def reassemble(self, node: Node) -> None:
         """In the middle of a course, after a restart: give all who are not away for good the time to come back."""
@@ -179,7 +180,6 @@ class Clients:
             if not cohort:
                 cohort = await self._call(node, self._there(node, _shuffled(self._everybody, Random(seed))))
             if cohort:
-                self._known |= {seat: peer for peer in cohort.peers if (seat := peer.seat) in self.awake(node)}
                 return cohort
             await asyncio.sleep(_PAUSE_SECONDS)  # all who sleep are away, and nobody tells when they come back
 

@@ -163,6 +163,9 @@ class TrainSpec:
     """Pull towards the weights that the round began with: mu of FedProx (Li et al., MLSys 2020)."""
     clip: float = 0.0
     """Largest L2 norm of a batch's gradient, when above 0; it is applied before the pulls."""
+    limit_seconds: float = 0.0
+    """Training that takes longer in one round has failed in that round, when above 0: a guard against a model that
+    hangs. What hangs keeps the thread or process that it has until it ends."""
     optimizer: str = "sgd"
     """`sgd`, or the name of a class in torch.optim, such as `Adam`, whose state lives for one round."""
     optimizer_parameters: dict[str, Option] = field(default_factory=dict)
@@ -179,7 +182,7 @@ class TrainSpec:
         for name in ("epochs", "batch_size", "schedule_rounds"):
             value = getattr(self, name)
             require(value >= 1, f"train.{name} is {value}; it must be at least 1")
-        for name in ("steps", "lr", "schedule_factor", "weight_decay", "proximal", "clip"):
+        for name in ("steps", "lr", "schedule_factor", "weight_decay", "proximal", "clip", "limit_seconds"):
             value = getattr(self, name)
             require(value >= 0, f"train.{name} is {value}; it must not be negative")
         require(0 <= self.momentum < 1, f"train.momentum is {self.momentum}; it must lie in [0, 1)")

@@ -35,6 +35,12 @@ class Conduct:
         self._term = min(2 * self._term, self._settings.quarantine_most_seconds)
         return True
 
+    def ban(self, now: float) -> None:
+        """The longest quarantine begins, whatever was before."""
+        self._strikes.clear()
+        self._term = self._settings.quarantine_most_seconds
+        self._until = now + self._term
+
     def quarantine(self, now: float) -> float:
         """Seconds for which it still stays outside; 0 if it does not."""
         return max(0.0, self._until - now)

@@ -8,9 +8,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
+
+from p2pfl.errors import LinkError, RemoteProtocolError
 
 __all__ = [
+    "Cause",
     "CourseEnded",
     "Event",
     "EventStream",
@@ -147,6 +150,10 @@ class RoundEnded(Event):
         return f"round {self.round} ended with {self.participants}  {shown}".rstrip()
 
 
+Cause = Literal["late", "lost", "failed", "unusable"]
+"""Why an update is missing, in one word. `failed`: who owes it could not make it; `unusable`: who got it refused it."""
+
+
 @dataclass(frozen=True, slots=True)
 class UpdateMissing(Event):
     """A round goes on without this peer's update: it failed, was lost, was late, or sent what cannot be used."""
@@ -154,6 +161,12 @@ class UpdateMissing(Event):
     round: int
     peer: str
     reason: str
+    cause: Cause
+
+    @classmethod
+    def because(cls, round: int, peer: str, error: Exception) -> Self:
+        """It is missing because of this error, of whoever was to give it or of whoever was to take it."""
+        return cls(round, peer, str(error) or "no answer in time", _cause(error))
 
     def __str__(self) -> str:
         return f"round {self.round} goes on without {self.peer}: {self.reason}"
@@ -168,6 +181,18 @@ class CourseEnded(Event):
 
     def __str__(self) -> str:
         return f"the course ended after round {self.rounds}: {self.reason}"
+
+
+def _cause(error: Exception) -> Cause:
+    match error:
+        case TimeoutError():
+            return "late"
+        case RemoteProtocolError() | ValueError():
+            return "unusable"
+        case LinkError():
+            return "lost"
+        case _:
+            return "failed"
 
 
 class Observer(Protocol):

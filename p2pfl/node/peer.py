@@ -39,7 +39,8 @@ class Peer:
     def __init__(self, node: Node, peer_id: str) -> None:
         self.id = peer_id
         self.lost_at: float | None = None
-        """When its last link broke, on the loop's clock, even if it is back; None after a goodbye."""
+        """When its last link broke, on the loop's clock, even if it is back; None if it is not to be waited for: after a
+        goodbye, and in quarantine."""
         self._node = node
         self._active: Connection | None = None  # what is sent upon
         self._connections: list[Connection] = []  # all that are open: the active one, and those that end
@@ -230,7 +231,8 @@ class Peer:
         self._leaving.discard(connection)
         self._node.adopt(connection.handlers)
         if connection is self._active:
-            self.lost_at = None if isinstance(error, LinkClosed) else asyncio.get_running_loop().time()
+            over = isinstance(error, LinkClosed) or self.quarantine_seconds
+            self.lost_at = None if over else asyncio.get_running_loop().time()
             self._fall_back(str(error))
         self._node.stir()  # who waits to hear from it looks again
 
@@ -240,8 +242,21 @@ class Peer:
         if (ending := self.line_ending()) is not None:
             self._node.emit(PeerMisbehaved(self.id, reason + ending))
         if self._conduct.strike(asyncio.get_running_loop().time()):
-            for connection in self.connections:
-                connection.condemn(RemoteProtocolError(f"too many violations, the last: {reason}"))
+            self._expel(f"too many violations, the last: {reason}")
+
+    def ban(self, reason: str) -> None:
+        """What it did is beyond doubt: end all links, and make none for as long as the longest quarantine lasts.
+
+        A node that is started anew does not remember it.
+        """
+        self._node.violations += 1
+        self._node.emit(PeerMisbehaved(self.id, reason))
+        self._conduct.ban(asyncio.get_running_loop().time())
+        self._expel(reason)
+
+    def _expel(self, reason: str) -> None:
+        for connection in self.connections:
+            connection.condemn(RemoteProtocolError(reason))
 
     def line_ending(self) -> str | None:
         """Leave for one line to a person that this peer provokes, and what to end it with. None: not so soon."""

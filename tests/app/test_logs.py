@@ -115,7 +115,7 @@ async def test_events_are_logged_and_every_line_says_which_node_it_is(capsys: py
             lines.follow(node)
             node.emit(PeerJoined("b"))
             node.emit(RoundStarted(7, 2))
-            node.emit(UpdateMissing(7, "b", "it is late"))
+            node.emit(UpdateMissing(7, "b", "it is late", "late"))
             log.warning("something else")
             await node.stop()
     told = rows(capsys)

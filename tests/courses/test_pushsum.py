@@ -333,7 +333,7 @@ def pusher():
 
 
 def share(pusher, number=0, weight=0.25, value=1.0):
-    return Give(number, weight, pusher._learner.tensors(torch.full_like(pusher.params, value)))
+    return Give(number, number, weight, pusher._learner.tensors(torch.full_like(pusher.params, value)))
 
 
 async def test_a_share_counts_once(pusher):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from p2pfl.errors import ComputeError, LinkTruncated, RemoteError, RemoteProtocolError
 from p2pfl.link.memory import MemoryNetwork
 from p2pfl.node import events
 from p2pfl.node.events import EventStream, Listening, PeerJoined, RoundEnded, Waiting
@@ -23,7 +24,7 @@ SENTENCES = {
     events.HandlerFailed(PEER, "Train", "ValueError: no"): "Train of 0123456789 failed here: ValueError: no",
     events.Waiting("rain", 12.3): "waiting for rain (12 s)",
     events.RoundStarted(3, 5): "round 3 started with 5",
-    events.UpdateMissing(3, "bob", "late"): "round 3 goes on without bob: late",
+    events.UpdateMissing(3, "bob", "it is late", "late"): "round 3 goes on without bob: it is late",
     events.CourseEnded(9, "all done"): "the course ended after round 9: all done",
 }
 
@@ -31,6 +32,22 @@ SENTENCES = {
 @pytest.mark.parametrize("event", SENTENCES, ids=lambda event: type(event).__name__)
 def test_each_is_one_line_for_people(event: events.Event) -> None:
     assert str(event) == SENTENCES[event]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "reason"),
+    [
+        (TimeoutError(), "late", "no answer in time"),
+        (TimeoutError("the deadline"), "late", "the deadline"),
+        (LinkTruncated("cut"), "lost", "cut"),
+        (RemoteProtocolError("NaN"), "unusable", "NaN"),
+        (ValueError("the weight"), "unusable", "the weight"),
+        (RemoteError("bob", "Train", "no"), "failed", "bob failed at Train: no"),
+        (ComputeError("no memory"), "failed", "no memory"),
+    ],
+)
+def test_an_error_says_why_an_update_is_missing(error: Exception, cause: events.Cause, reason: str) -> None:
+    assert events.UpdateMissing.because(3, "bob", error) == events.UpdateMissing(3, "bob", reason, cause)
 
 
 def test_metrics_are_shown() -> None:

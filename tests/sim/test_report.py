@@ -41,7 +41,8 @@ def test_without_one_a_round_is_over_with_the_last_of_the_nodes(wire):
 
 def test_other_events_are_told(wire):
     record, _, told = recorder(wire, 1)
-    events = [RoundStarted(1, 2), UpdateMissing(1, "seat 3", "late"), PeerLost("x", "gone"), CourseEnded(4, "enough")]
+    missing = UpdateMissing(1, "seat 3", "it is late", "late")
+    events = [RoundStarted(1, 2), missing, PeerLost("x", "gone"), CourseEnded(4, "enough")]
     for event in events:
         record(1.0, 0, event)
     assert told == [(1.0, 0, event) for event in events]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CloseCode", "DialsBack", "Link", "LinkLimits", "LinkStatistics", "Listener", "MessageSocket", "Mountable",
-    "Receiver", "Relayed", "Transport", "Tunnelling", "error_of_close",
+    "Receiver", "Transport", "Tunnelling", "error_of_close",
 ]  # fmt: skip
 
 
@@ -60,6 +60,7 @@ class Link(Protocol):
     remote: str  # the peer id that the other end has proven
     initiator: bool  # whether we dialled
     remote_caps: dict[str, object]  # what the other end said about itself in the handshake (not to be trusted)
+    relay: str  # the peer id of who carries its messages, and can neither read nor change them; empty if nobody does
     suite: str  # how it is encrypted, such as "Noise_XX_25519_AESGCM_SHA256"; empty within a process
     channel_id: bytes  # the same at both ends and on no other link; what end-to-end signatures are bound to
     statistics: LinkStatistics
@@ -85,13 +86,6 @@ class Link(Protocol):
 
     def abort(self, error: LinkError) -> None:
         """End at once; the receiver is told `error`."""
-
-
-@runtime_checkable
-class Relayed(Protocol):
-    """A link whose messages a third node carries, which can neither read nor change them."""
-
-    relay: str  # the peer id of who carries
 
 
 class Listener(Protocol):

@@ -290,6 +290,7 @@ class MemoryLink:
         "statistics",
     )
 
+    relay = ""
     suite = ""  # nothing is encrypted
     peer: MemoryLink  # the other end
 

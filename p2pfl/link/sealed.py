@@ -45,6 +45,7 @@ class SealedLink:
         self.initiator = channel.initiator
         self.remote_caps = channel.remote_caps
         self.suite = channel.suite
+        self.relay = ""
         self.channel_id = channel.channel_id
         self.statistics = LinkStatistics()
         self._socket = socket

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from p2pfl.errors import LinkClosed, LinkError, RemoteProtocolError
-from p2pfl.link.base import CloseCode, Relayed
+from p2pfl.link.base import CloseCode
 from p2pfl.link.tunnel import MAX_CARRIED, cost
 from p2pfl.wire.codec import encode
 from p2pfl.wire.message import Message
@@ -64,7 +64,7 @@ def wrapped(data: bytes | bytearray) -> Tensors:
 def straight(peer: Peer) -> Connection:
     """The connection to a peer, if it is its own: there are no tunnels in tunnels. Raises LinkError if it is not."""
     connection = peer.connection()
-    if isinstance(connection.link, Relayed):
+    if connection.link.relay:
         raise LinkClosed(f"{peer.label} is linked only through another node")
     return connection
 

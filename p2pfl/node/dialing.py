@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from p2pfl.errors import ConfigError, LinkError, LinkToSelf
-from p2pfl.link.base import Relayed, Tunnelling
+from p2pfl.link.base import Tunnelling
 from p2pfl.node.events import PeerUnreached
 
 if TYPE_CHECKING:
@@ -160,4 +160,4 @@ class Dialler:
 
     def _straight_at(self, peer: Peer, since: float) -> float:
         """When to dial a peer that is linked through others since then: it may have got an address."""
-        return since + self._node.settings.direct_seconds if isinstance(peer.connection().link, Relayed) else math.inf
+        return since + self._node.settings.direct_seconds if peer.connection().link.relay else math.inf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from p2pfl.errors import LinkError
@@ -55,7 +55,7 @@ async def call(node: Node, seats: Iterable[int]) -> list[Peer]:
 
 
 async def _dial(node: Node, member: Member) -> None:
-    for address in (*member.addresses, *node.relay.ways(member.id)):
+    for address in _addresses(node, member):
         try:
             node.peer(member.id).check_quarantine()
             link = await node.relay.dial(address, member.id)
@@ -64,6 +64,11 @@ async def _dial(node: Node, member: Member) -> None:
         else:
             node.accept(link)
             return
+
+
+def _addresses(node: Node, member: Member) -> Iterator[str]:
+    yield from member.addresses
+    yield from node.relay.ways(member.id)  # only if none of these will do
 
 
 async def dismiss(node: Node, known: Peers, peers: Iterable[Peer]) -> None:

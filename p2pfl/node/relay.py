@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from p2pfl.errors import LinkError, LinkTruncated, P2pflError, PeerUnreachable, RemoteError
-from p2pfl.link.base import CloseCode, Link, Relayed, Tunnelling, error_of_close
+from p2pfl.link.base import CloseCode, Link, Tunnelling, error_of_close
 from p2pfl.link.tunnel import MAX_CARRIED, MOST_WINDOW, TunnelSocket
 from p2pfl.node.carriage import Cargo, RoomMade, Route, TunnelEnded, straight, wrapped
 from p2pfl.node.dispatch import Dispatch
@@ -272,7 +272,7 @@ class Relay:
             connection
             for peer in self._node.peers
             for connection in peer.connections
-            if isinstance(connection.link, Relayed)
+            if connection.link.relay
         ]
         for connection in connections:
             connection.say_goodbye("the node stops")
@@ -286,7 +286,7 @@ class Relay:
 
     def superfluous(self, link: Link) -> bool:
         """Whether a link is carried by others, and there is one that is not."""
-        return isinstance(link, Relayed) and _is_straight(self._node.peer(link.remote))
+        return bool(link.relay) and _is_straight(self._node.peer(link.remote))
 
     def _end_of(self, relay: Peer, number: int, window: int) -> TunnelSocket:
         socket = self.ends[relay.id, number] = TunnelSocket(_Way(self, relay, number), window)
@@ -330,4 +330,4 @@ class _Way:
 
 
 def _is_straight(peer: Peer) -> bool:
-    return peer.connected and not isinstance(peer.connection().link, Relayed)
+    return peer.connected and not peer.connection().link.relay

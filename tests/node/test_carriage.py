@@ -28,7 +28,7 @@ class End:
         self.label = label
         self.told: list[Any] = []
         self.linked = True
-        self.link = SimpleNamespace()
+        self.link = SimpleNamespace(relay="")
         self.session = SimpleNamespace(tells_left=room)
         self._more = asyncio.Event()
 

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from p2pfl.crypto.identity import Identity
-from p2pfl.link.base import Relayed
 from p2pfl.link.handshaking import TunnelLink, greet, return_greeting
 from p2pfl.link.memory import MemoryNetwork, MemoryTransport
 from p2pfl.link.secure import SecuritySettings
@@ -74,7 +73,7 @@ def hub(network: MemoryNetwork, identity: Identity = HUB, *roles: object, **opti
 def carrier(node: Node, peer: Node) -> str | None:
     """Who carries the link of a node to another."""
     link = node.peer(peer.id).connection().link
-    return link.relay if isinstance(link, Relayed) else None
+    return link.relay or None
 
 
 def relays(*nodes: Node) -> list[Relay]:

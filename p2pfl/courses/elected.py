@@ -20,6 +20,7 @@ from p2pfl.courses.course import Place, RoleState, as_tensor
 from p2pfl.courses.durable import Durable, NotDurable
 from p2pfl.courses.messages import Evaluate, Score, Train, Update
 from p2pfl.courses.outbox import Outbox, score
+from p2pfl.courses.rules import averaging
 from p2pfl.errors import CourseError, JournalError, LinkClosed, RemoteError, RemoteProtocolError
 from p2pfl.journal.certificate import Certificate
 from p2pfl.journal.journal import Journal
@@ -79,7 +80,7 @@ class Member(ABC):
         self.clients = tuple(clients)
         self.durable = Durable(place.journal)
         self.settings = place.settings
-        self._outbox = Outbox(self.learner, self.durable)
+        self._outbox = Outbox(self.learner, averaging(self.learner), self.durable)
         self._models: dict[str, Tensor] = {}  # by hash, the newest last
         self.voters = range(place.topology.n)
         self._over = asyncio.Event()
@@ -198,11 +199,11 @@ class Member(ABC):
 
     async def own_update(self, node: Node, ask: Train) -> Update:
         """What we train while we coordinate."""
-        return await self._outbox.update(node, ask.round, self.learner.vector(ask.params))
+        return await self._outbox.update(node, ask.round, ask.params)
 
     async def own_score(self, ask: Evaluate) -> Score:
         """How we find a model while we coordinate."""
-        return await score(self.learner, ask)
+        return await score(self.learner, self._outbox.local, ask)
 
     # -- what the council keeps ------------------------------------------------------------------------------------
 
@@ -251,12 +252,12 @@ class Member(ABC):
         await self._obey(peer)
         if self.council.committed is not None and ask.round <= self.council.committed.round:
             raise CourseError(f"round {ask.round + 1} is committed")
-        return await self._outbox.update(peer.node, ask.round, self.learner.vector(ask.params))
+        return await self._outbox.update(peer.node, ask.round, ask.params)
 
     @Evaluate.handler
     async def evaluate(self, ask: Evaluate, peer: Peer) -> Score:
         await self._obey(peer)
-        return await score(self.learner, ask)
+        return await score(self.learner, self._outbox.local, ask)
 
     @Fetch.handler
     async def fetch(self, ask: Fetch, peer: Peer) -> Fetched:

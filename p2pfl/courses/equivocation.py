@@ -153,10 +153,10 @@ class Witness:
         return self._convicted(proof)
 
     def known(self) -> Iterator[Statement | Proof]:
-        """All that is kept."""
+        """All that is kept, what matters most at the end."""
+        for round in sorted(self._heard):
+            yield from self._heard[round].values()
         yield from self.proofs.values()
-        for heard in self._heard.values():
-            yield from heard.values()
 
     def _looks_at(self, round: int) -> bool:
         return self._round - ROUNDS_BEHIND <= round <= self._round + ROUNDS_AHEAD

@@ -11,8 +11,9 @@ Deviation: a cohort is drawn from the clients that are linked at the start of th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Update, number
 from p2pfl.courses.outbox import Outbox, score
 from p2pfl.courses.rounds import Clients, Collected, RoundRules
+from p2pfl.courses.rules import Rule, averaging
 from p2pfl.errors import CourseError, require
 from p2pfl.journal.certificate import Certificate
 from p2pfl.journal.journal import Journal
@@ -32,9 +34,10 @@ from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
 
-__all__ = ["FEDAVG", "Elected", "FedAvgSettings", "Leader", "Server", "Trainer"]
+__all__ = ["FEDAVG", "Elected", "FedAvgSettings", "Leader", "Server", "Trainer", "starred"]
 
 _FIRST_TERM = 1
+_CENTRAL = "central."  # before the names of what the server's half remembers
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +137,12 @@ class Leader:
         clients: Clients,
         durable: Durable,
         stop: int | None = None,
+        rule: Rule | None = None,
     ) -> None:
-        """`stop`: the round, from 0, before which to pause."""
+        """`stop`: the round, from 0, before which to pause; `rule`: federated averaging if there is none."""
         self.params: Tensor = learner.model.initial
+        self._rule = averaging(learner) if rule is None else rule
+        self._central = self._rule.central()
         self._round = 0  # the next one
         self._stop = settings.rounds if stop is None else min(stop, settings.rounds)
         self._updates = 0
@@ -156,8 +162,11 @@ class Leader:
     async def _play_round(self, node: Node, round: int) -> None:
         cohort = await self._clients.cohort(node, round)
         node.emit(RoundStarted(round + 1, len(cohort)))
-        collected = await self._clients.train(node, cohort, Train(round, self._learner.tensors(self.params)))
-        self.params = self.params if collected.params is None else collected.params
+        sent = self._rule.down.tensors(self._central.broadcast(self.params, round))
+        collected = await self._clients.train(node, cohort, Train(round, sent))
+        if collected.mean is not None:
+            share = collected.count / self._clients.total
+            self.params = self._central.absorb(self.params, collected.mean, share, round)
         self._updates += collected.count
         found = {"train_loss": collected.loss, **await self._evaluate(node, round)}
         metrics = {name: value for name, value in found.items() if value is not None and number(value) is not None}
@@ -195,13 +204,16 @@ class Leader:
 
     def state(self) -> RoleState:
         counts: RoleState = {"round": self._round, "updates": self._updates, "ended": self._reason}
-        return {"params": self.params, **counts, **self._best.state()}
+        central = {_CENTRAL + name: value for name, value in self._central.state().items()}
+        return {"params": self.params, **counts, **self._best.state(), **central}
 
     def resume(self, state: RoleState) -> None:
         self.params = as_tensor(state["params"])
         self._round, self._updates = int(state["round"]), int(state["updates"])
         self._reason = str(state["ended"])
         self._best.resume(state)
+        central = {name.removeprefix(_CENTRAL): state[name] for name in state if name.startswith(_CENTRAL)}
+        self._central.resume(central)
 
 
 class Server(Leader):
@@ -214,13 +226,15 @@ class Server(Leader):
         clients: Iterable[int],
         stop: int | None = None,
         journal: Journal | None = None,
+        rule: Rule | None = None,
     ) -> None:
         """`clients`: the seats that are asked to train; `stop`: the round, from 0, before which to pause."""
-        asked = Clients(clients, settings.rules, learner, certify=journal is not None)
-        super().__init__(learner, settings, asked, Durable(journal), stop)
+        up = None if rule is None else rule.up
+        asked = Clients(clients, settings.rules, learner, up=up, certify=journal is not None)
+        super().__init__(learner, settings, asked, Durable(journal), stop, rule)
 
     async def run(self, node: Node) -> None:
-        node.agree(self._learner.schema)
+        node.agree(self._learner.schema, self._rule.down.schema, self._rule.up.schema)
         if self._round:
             await self._clients.reassemble(node)
         else:
@@ -324,16 +338,17 @@ class Best:
 class Trainer:
     """A client: trains when its server asks it to, until the course is over."""
 
-    def __init__(self, learner: Learner, server: int, journal: Journal | None = None) -> None:
-        """`server`: the seat that it obeys, and no other."""
+    def __init__(self, learner: Learner, server: int, journal: Journal | None = None, rule: Rule | None = None) -> None:
+        """`server`: the seat that it obeys, and no other; `rule`: federated averaging if there is none."""
         self.params: Tensor = learner.model.initial
         self._learner = learner
         self._server = server
-        self._outbox = Outbox(learner, Durable(journal))
+        self._rule = averaging(learner) if rule is None else rule
+        self._outbox = Outbox(learner, self._rule, Durable(journal))
         self._over = asyncio.Event()
 
     async def run(self, node: Node) -> None:
-        node.agree(self._learner.schema)
+        node.agree(self._learner.schema, self._rule.down.schema, self._rule.up.schema)
         try:
             with node.waiting("the end of the course"):
                 await self._over.wait()
@@ -343,17 +358,17 @@ class Trainer:
     @Train.handler
     async def train(self, ask: Train, peer: Peer) -> Update:
         require_seat(peer, self._server)
-        return await self._outbox.update(peer.node, ask.round, self._learner.vector(ask.params))
+        return await self._outbox.update(peer.node, ask.round, ask.params)
 
     @Evaluate.handler
     async def evaluate(self, ask: Evaluate, peer: Peer) -> Score:
         require_seat(peer, self._server)
-        return await score(self._learner, ask)
+        return await score(self._learner, self._outbox.local, ask)
 
     @Finish.handler
     async def finish(self, ask: Finish, peer: Peer) -> Finished:
         require_seat(peer, self._server)
-        self.params = self._learner.vector(ask.params)
+        self.params = self._outbox.local.personal(self._learner, self._learner.vector(ask.params))
         self._over.set()
         return Finished()
 
@@ -380,6 +395,33 @@ def _clients(topology: Topology) -> range:
 
 def _sleepers(topology: Topology, settings: FedAvgSettings) -> Collection[int]:
     return _clients(topology) if settings.coordinator == "fixed" else ()  # who sleeps does not vote
+
+
+def starred(
+    name: str,
+    settings: type[FedAvgSettings],
+    rule: Callable[[Learner, Any], Rule],
+    *,
+    remembers: bool = False,
+) -> Course:
+    """The course of a server and its clients that goes by `rule(learner, settings)`.
+
+    `remembers`: its clients' half has a state, so that clients do not sleep between rounds.
+    """
+
+    def play(place: Place) -> tuple[object, ...]:
+        elected = place.settings.coordinator == "elect"
+        require(not elected, f"course.coordinator is 'elect', which {name} does not go with; set it to fixed")
+        found = rule(place.learner, place.settings)
+        if place.seat:
+            return (Trainer(place.learner, 0, place.journal, found),)
+        clients = place.topology.union.neighbors(0)
+        return (Server(place.learner, place.settings, clients, place.stop, place.journal, found),)
+
+    def sleepers(topology: Topology, _: object) -> Collection[int]:
+        return () if remembers else _clients(topology)
+
+    return Course(name, settings, (Server, Trainer), play, _clients, "star", _needs, sleepers)
 
 
 FEDAVG = Course(

@@ -86,9 +86,9 @@ class Edge:
             cohort = await self._clients.cohort(node, round, self._learner.seat)
             step = Train(round, self._learner.tensors(params))
             collected = await self._clients.train(node, cohort, step)
-            if collected.params is None:
+            if collected.mean is None:
                 raise CourseError("none of the clients of this edge gave an update")
-            params = collected.params
+            params = collected.mean
         return Update(ask.round, self._learner.tensors(params), collected.num_examples, collected.loss)
 
     @Evaluate.handler

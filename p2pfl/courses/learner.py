@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from p2pfl.compute.job import Compute, EvaluateJob, FitJob
-from p2pfl.errors import ComputeError, P2pflError, RemoteProtocolError
+from p2pfl.courses.parts import Parts
+from p2pfl.errors import ComputeError, P2pflError
 from p2pfl.learn.data import Shard
 from p2pfl.learn.evaluate import Evaluation
 from p2pfl.learn.model import Model
-from p2pfl.learn.params import as_buffer, from_buffer, model_hash
+from p2pfl.learn.params import model_hash
 from p2pfl.learn.specs import TrainSpec
 from p2pfl.learn.train import FitResult
-from p2pfl.wire.tensor import Schema, Tensors, TensorSpec
+from p2pfl.wire.tensor import Schema, Tensors
 
 __all__ = ["Learner", "seed_of"]
 
@@ -45,27 +46,24 @@ class Learner:
     shard: Shard | None = None  # the examples of this seat; a coordinator has none
     validation: Shard | None = None  # examples of this seat that it does not train on
     test: Shard | None = None  # the course's test part, where this seat has it
-    schema: Schema = field(init=False)
-    """The tensors that models of this course are sent as."""
+    parts: Parts = field(init=False)
+    """What a model is sent as."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "schema", (TensorSpec("params", "f32", (self.model.layout.numel,)),))
+        object.__setattr__(self, "parts", Parts(self.model))
+
+    @property
+    def schema(self) -> Schema:
+        """The tensors that models of this course are sent as."""
+        return self.parts.schema
 
     def tensors(self, vector: Tensor) -> Tensors:
-        """A vector as it is sent. It is passed by reference: do not write to it afterwards."""
-        return Tensors(self.schema, (as_buffer(vector),))
+        """A model as it is sent; see Parts."""
+        return self.parts.tensors(vector)
 
     def vector(self, tensors: Tensors, *, finite: bool = True) -> Tensor:
-        """A received vector, read in place. Raises RemoteProtocolError for another shape, or numbers that are none.
-
-        `finite=False`: the caller sees to it that NaN and infinity do no harm.
-        """
-        if tensors.schema != self.schema:
-            raise RemoteProtocolError(f"{tensors} came where {self.schema[0]} was agreed")
-        vector = from_buffer(tensors["params"], self.model.layout.numel)
-        if finite and not self.model.is_sound(vector):
-            raise RemoteProtocolError("a model with NaN or infinite numbers came")
-        return vector
+        """A received model; see Parts."""
+        return self.parts.vector(tensors, finite=finite)
 
     async def digest(self, vector: Tensor) -> str:
         """See model_hash; a large vector keeps the loop waiting for no longer than a small one."""
@@ -73,14 +71,25 @@ class Learner:
             return model_hash(vector)
         return await asyncio.to_thread(model_hash, vector)
 
-    async def fit(self, params: Tensor, round: int) -> FitResult:
+    async def fit(
+        self,
+        params: Tensor,
+        round: int,
+        *,
+        drift: Tensor | None = None,
+        train: TrainSpec | None = None,
+        use: str = "fit",
+    ) -> FitResult:
         """Train on our examples, from `params`, in round `round` (from 0).
+
+        `drift`: added to every gradient, as long as `params`; `train`: in place of our own; `use`: what it is for, if
+        there is more than one training in a round, so that each draws batches of its own.
 
         Raises ComputeError if that fails, for whatever reason, or takes longer than `train.limit_seconds`.
         """
         assert self.shard is not None, "only seats with examples train"
-        seed, limit = seed_of(self.seed, "fit", round, self.seat), self.train.limit_seconds
-        job = FitJob(params, self.model, self.shard, self.train, seed, round)
+        spec, seed = train or self.train, seed_of(self.seed, use, round, self.seat)
+        job, limit = FitJob(params, self.model, self.shard, spec, seed, round, drift), spec.limit_seconds
         watchdog = asyncio.timeout(limit or None)
         try:
             async with watchdog:

@@ -10,36 +10,46 @@ from p2pfl.courses.course import RoleState, as_tensor
 from p2pfl.courses.durable import Durable
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import Evaluate, Score, Update, number
+from p2pfl.courses.rules import Local, Rule
 from p2pfl.node.connection import LINK_LOST
 from p2pfl.node.node import Node
+from p2pfl.wire.tensor import Tensors
 
 __all__ = ["Outbox", "score"]
 
 _NAME = "update"
+_LOCAL = "local."  # before the names of what the client's half remembers
 
 
 class Outbox:
     """The newest update only: a server asks for one round at a time.
 
     Whoever asks may be cut off, and ask again; training goes on meanwhile. With a journal the update is written before
-    it leaves, so that who has got it once gets the same again. Without one it is not held for later.
+    it leaves, so that who has got it once gets the same again. Without one it is not held for later, unless training
+    twice would not be the same as once, because what is remembered from round to round would change twice.
     """
 
-    def __init__(self, learner: Learner, durable: Durable) -> None:
+    def __init__(self, learner: Learner, rule: Rule, durable: Durable) -> None:
+        self.local = rule.local()
         self._learner = learner
+        self._rule = rule
         self._durable = durable
         self._key = ""  # of the round, and of the model that training starts from
         self._work: asyncio.Task[Update] | None = None
+        kept = None if durable.journal is None else durable.journal.kept(_NAME)
+        if kept is not None:
+            self.local.resume({name.removeprefix(_LOCAL): kept[name] for name in kept if name.startswith(_LOCAL)})
 
-    async def update(self, node: Node, round: int, params: Tensor) -> Update:
-        """Train from `params` in `round`, unless that was done before."""
-        if self._durable.journal is None:
-            return await self._train(round, params)
-        key = f"{round}/{await self._learner.digest(params)}"
+    async def update(self, node: Node, round: int, params: Tensors) -> Update:
+        """The update of a round, from what the server has sent for it, unless it was made before."""
+        received = self._rule.down.vector(params)
+        if self._durable.journal is None and not self.local.stateful:
+            return await self._train(round, received)
+        key = f"{round}/{await self._learner.digest(received)}"
         if key != self._key or self._work is None:
             self.drop()
             self._key = key
-            self._work = asyncio.create_task(self._make(node, key, round, params))
+            self._work = asyncio.create_task(self._make(node, key, round, received))
         work = self._work
         try:
             return await asyncio.shield(work)
@@ -61,32 +71,34 @@ class Outbox:
         if work is self._work:
             self.drop()
 
-    async def _make(self, node: Node, key: str, round: int, params: Tensor) -> Update:
+    async def _make(self, node: Node, key: str, round: int, received: Tensor) -> Update:
         journal = self._durable.journal
         kept = None if journal is None else journal.kept(_NAME)
         if kept is not None and kept["key"] == key:
             return self._as_message(round, kept)
-        update = await self._train(round, params)
-        await self._durable.keep(node, _NAME, self._as_state(key, update))
+        update = await self._train(round, received)
+        if journal is not None:
+            await self._durable.keep(node, _NAME, self._as_state(key, update))
         return update
 
-    async def _train(self, round: int, params: Tensor) -> Update:
-        result = await self._learner.fit(params, round)
-        return Update(round, self._learner.tensors(result.params), result.num_examples, number(result.loss))
+    async def _train(self, round: int, received: Tensor) -> Update:
+        trained = await self.local.train(self._learner, received, round)
+        return Update(round, self._rule.up.tensors(trained.vector), trained.num_examples, number(trained.loss))
 
     def _as_state(self, key: str, update: Update) -> RoleState:
         loss = {} if update.loss is None else {"loss": update.loss}
-        params = self._learner.vector(update.params, finite=False)
-        return {"key": key, "params": params, "num_examples": update.num_examples, **loss}
+        vector = self._rule.up.vector(update.params, finite=False)
+        local = {_LOCAL + name: value for name, value in self.local.state().items()}
+        return {"key": key, "vector": vector, "num_examples": update.num_examples, **loss, **local}
 
     def _as_message(self, round: int, kept: RoleState) -> Update:
         loss = float(kept["loss"]) if "loss" in kept else None
-        return Update(round, self._learner.tensors(as_tensor(kept["params"])), int(kept["num_examples"]), loss)
+        return Update(round, self._rule.up.tensors(as_tensor(kept["vector"])), int(kept["num_examples"]), loss)
 
 
-async def score(learner: Learner, ask: Evaluate) -> Score:
-    """How a client finds a model: on the examples that it holds out, or else on all of its own."""
+async def score(learner: Learner, local: Local, ask: Evaluate) -> Score:
+    """How a client finds its own form of a model: on the examples that it holds out, or else on all of its own."""
     shard = learner.validation or learner.shard
     assert shard is not None, "only seats with examples are asked"
-    found = await learner.evaluate(learner.vector(ask.params), shard)
+    found = await learner.evaluate(local.personal(learner, learner.vector(ask.params)), shard)
     return Score(number(found.loss), found.accuracy, found.num_examples)

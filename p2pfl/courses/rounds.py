@@ -17,6 +17,7 @@ from p2pfl.aggregators.mean import WeightedMean
 from p2pfl.courses.attendance import Attendance
 from p2pfl.courses.learner import Learner, seed_of
 from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update
+from p2pfl.courses.parts import Parts
 from p2pfl.errors import ComputeError, RemoteProtocolError
 from p2pfl.journal.certificate import Contribution
 from p2pfl.node.events import Event, UpdateMissing
@@ -92,9 +93,9 @@ class ClientReadmitted(Event):
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What a round brought. `params` is None if there was no update at all."""
+    """What a round brought. `mean` is that of the updates, and None if there was none at all."""
 
-    params: Tensor | None
+    mean: Tensor | None
     count: int
     num_examples: int
     loss: float | None
@@ -132,21 +133,28 @@ class Clients:
         learner: Learner,
         own: OwnClient | None = None,
         *,
+        up: Parts | None = None,
         certify: bool = False,
     ) -> None:
         """`learner`: the coordinator's own; `own`: given if it is a client as well; its seat is none of `seats`.
 
-        `certify`: note the hash of each update.
+        `up`: the parts of an update, if it is not a model; `certify`: note the hash of each update.
         """
+        self.up = learner.parts if up is None else up
         self.seats = tuple(seats)
         self.rules = rules
         self.learner = learner
         self._own = own
         self._everybody = self.seats if own is None else tuple(sorted((*self.seats, learner.seat)))
-        self._certify = certify
+        self.certify = certify
         self._awake: tuple[int, ...] | None = None
         self._known: dict[int, Peer] = {}  # those that have been linked, except for who sleeps in between
         self._attendance = Attendance(rules.exclude_after)
+
+    @property
+    def total(self) -> int:
+        """How many clients there are, the coordinator included if it is one."""
+        return len(self._everybody)
 
     def awake(self, node: Node) -> tuple[int, ...]:
         """Those that are to be linked all the time. The others sleep until they are called; see Membership.on_call."""
@@ -214,7 +222,7 @@ class Clients:
     async def train(self, node: Node, cohort: Cohort, ask: Train) -> Collected:
         """Let the cohort train; the mean of the updates, once there are enough of them or no time is left."""
         enough = min(self.rules.enough(len(self._everybody)), len(cohort))
-        harvest = _Harvest(node, cohort, self.rules, self.learner, ask.round, certify=self._certify)
+        harvest = _Harvest(node, cohort, self, ask.round)
         replies = node.ask_all(cohort.peers, ask, rejoin_seconds=self._patience(node))
         with suppress(TimeoutError):
             async with asyncio.timeout(self.rules.deadline_seconds or None) as limit, replies:
@@ -298,34 +306,31 @@ class Clients:
 class _Harvest:
     """The updates of one round, as they come."""
 
-    def __init__(
-        self, node: Node, cohort: Cohort, rules: RoundRules, learner: Learner, round: int, *, certify: bool
-    ) -> None:
-        own = [learner.seat] if cohort.own else []
+    def __init__(self, node: Node, cohort: Cohort, clients: Clients, round: int) -> None:
+        own = [clients.learner.seat] if cohort.own else []
         self.mean = WeightedMean(sorted([*map(_seat, cohort.peers), *own]))
         self._node = node
-        self._rules = rules
-        self._learner = learner
+        self._clients = clients
         self._round = round
-        self._certify = certify
         self._losses: list[tuple[float | None, int]] = []
         self._contributions: list[Contribution] = []
 
     async def take(self, peer: Peer | None, update: Update) -> None:
         """`peer`: whose update it is; None: our own. Raises RemoteProtocolError or ValueError if it cannot be used."""
-        seat, peer_id = (self._learner.seat, self._node.id) if peer is None else (_seat(peer), peer.id)
+        learner, rules = self._clients.learner, self._clients.rules
+        seat, peer_id = (learner.seat, self._node.id) if peer is None else (_seat(peer), peer.id)
         if update.round != self._round:
             raise RemoteProtocolError(f"an update of round {update.round + 1} came")
-        if update.num_examples > self._rules.most_examples:
+        if update.num_examples > rules.most_examples:
             raise RemoteProtocolError(
-                f"an update of {update.num_examples} examples came; course.most_examples is {self._rules.most_examples}"
+                f"an update of {update.num_examples} examples came; course.most_examples is {rules.most_examples}"
             )
-        vector = self._learner.vector(update.params)
-        weight = update.num_examples if self._rules.by_examples else 1
+        vector = self._clients.up.vector(update.params)
+        weight = update.num_examples if rules.by_examples else 1
         self.mean.add(seat, vector, weight)
         self._losses.append((update.loss, update.num_examples))
-        if self._certify:
-            digest = await self._learner.digest(vector)
+        if self._clients.certify:
+            digest = await learner.digest(vector)
             self._contributions.append(Contribution(seat, peer_id, digest, float(weight)))
 
     def collected(self) -> Collected:

@@ -106,11 +106,12 @@ class Watch:
         """The seats of those who have given two models in one round."""
         return () if self._witness is None else self._witness.proofs.keys()
 
-    async def sign(self, node: Node, round: int, params: Tensors) -> str | None:
-        """Our signature on the model that we give in this round, from 0; None: we must not give it, which is told.
+    async def run(self, node: Node) -> None:
+        """Raises ConfigError if the node's transport cannot sign. All else is to answer, for as long as others play."""
+        self._witness_of(node)
 
-        Raises ConfigError if the node's transport cannot sign.
-        """
+    async def sign(self, node: Node, round: int, params: Tensors) -> str | None:
+        """Our signature on the model that we give in this round, from 0; None: we must not give it, which is told."""
         witness = self._witness_of(node)
         witness.advance(round)
         model = await _digest(params)
@@ -120,15 +121,14 @@ class Watch:
         witness.note(statement)
         return statement.signature
 
-    async def check(self, peer: Peer, round: int, params: Tensors, signature: str) -> bool:
-        """Whether the model that a seated peer gives in this round, from 0, counts: not if it has given two.
+    async def check(self, peer: Peer, round: int, params: Tensors, signature: str) -> None:
+        """Look at the model that a seated peer gives in this round, from 0. It does not count if it makes it a convict.
 
         Raises RemoteProtocolError unless the peer has signed just this model.
         """
         assert peer.seat is not None, "only models of those who sit in the course are looked at"
         statement = Statement(self._run, round, peer.seat, peer.id, await _digest(params), signature)
         self._heed(peer.node, self._witness_of(peer.node).note(statement), statement.seat)
-        return statement.seat not in self.convicts
 
     @Stated.handler
     def stated(self, message: Stated, peer: Peer) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from p2pfl.errors import LinkClosed, LinkError, LinkRefused, P2pflError, RemoteProtocolError
-from p2pfl.link.base import LinkStatistics, Relayed
+from p2pfl.link.base import LinkStatistics
 from p2pfl.node.conduct import Conduct
 from p2pfl.node.connection import Connection
 from p2pfl.node.events import PeerMisbehaved
@@ -294,8 +294,8 @@ class Peer:
 
 def _outdoes(new: Link, old: Link) -> bool:
     """Whether a new link takes the place of one that is up; both ends see it alike. See `Peer.attach`."""
-    if isinstance(new, Relayed) != isinstance(old, Relayed):
-        return isinstance(old, Relayed)
+    if bool(new.relay) != bool(old.relay):
+        return bool(old.relay)
     return old.initiator == new.initiator or new.initiator == (new.local < new.remote)
 
 

@@ -269,10 +269,7 @@ class Relay:
         self._closed = True
         settings = self._node.settings
         connections = [
-            connection
-            for peer in self._node.peers
-            for connection in peer.connections
-            if connection.link.relay
+            connection for peer in self._node.peers for connection in peer.connections if connection.link.relay
         ]
         for connection in connections:
             connection.say_goodbye("the node stops")

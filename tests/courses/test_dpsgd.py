@@ -1,22 +1,37 @@
 import asyncio
 import math
+import os
+from dataclasses import replace
+from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
+import orjson
 import pytest
 import torch
 
-from p2pfl.courses.dpsgd import _ROUNDS_AHEAD, DPSGD, DpsgdSettings, Mixer, Model
+from p2pfl.app.trial import Trial, settled_memory
+from p2pfl.courses.course import Place
+from p2pfl.courses.dpsgd import _ROUNDS_AHEAD, DPSGD, DpsgdSettings, Mixer, Model, SignedModel
+from p2pfl.courses.equivocation import Pledge, Proof, Statement, model_digest
+from p2pfl.courses.gossip import Standing
 from p2pfl.courses.learner import seed_of
+from p2pfl.courses.watch import Convict, Equivocated, Stated, Withheld
 from p2pfl.errors import ConfigError, RemoteProtocolError
 from p2pfl.learn.data import load_dataset
 from p2pfl.learn.specs import DataSpec, ModelSpec, PartitionSpec, TrainSpec
-from p2pfl.node.events import CourseEnded, RoundEnded, UpdateMissing
+from p2pfl.node.events import CourseEnded, PeerMisbehaved, RoundEnded, UpdateMissing
+from p2pfl.sim.checkers import checked
 from p2pfl.sim.devices import DeviceSpec
+from p2pfl.sim.history import Sent
+from p2pfl.sim.nemesis import Crash, Partition, Rot, schedule
 from p2pfl.sim.network import NetworkSpec
+from p2pfl.sim.signer import SimulatedSigner
 from p2pfl.topology.families import build
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.weights import topology_weights
-from tests.courses.kit import Played, fit
+from p2pfl.wire.codec import unpack
+from tests.courses.kit import Played, check_course, fit
 
 STILL = TrainSpec(lr=0.0)
 
@@ -310,3 +325,262 @@ def test_settings_that_cannot_be_are_refused_by_name(field, value):
 def test_the_graph_must_be_connected():
     assert DPSGD.needs(Topology.from_edges(4, [(0, 1), (2, 3)])) == "the graph must be connected"
     assert DPSGD.needs(RING) is None
+
+
+# -- signed models -----------------------------------------------------------------------------------------------------
+
+
+def signed(topology, recast=lambda seat, roles: roles, **more):
+    return dpsgd(topology, recast, signed=True, **more)
+
+
+def sent_heads(played):
+    """Let it play; tag and head of every packet, in order."""
+    heads = []
+    played.world.memory.watch = lambda link, packet: heads.append((unpack(packet)[2].tag, packet.head))
+    played.play()
+    return heads
+
+
+@pytest.mark.parametrize("topology", [build("ring", 5), build("one-peer-exponential", 4), ONE_WAY], ids=repr)
+@pytest.mark.parametrize("order", ["adapt", "combine"])
+def test_signatures_change_nothing_of_the_result(topology, order):
+    plain, ours = dpsgd(topology, order=order).play(), signed(topology, order=order).play()
+    assert ours.bytes == plain.bytes
+    assert not ours.told(Equivocated) and not ours.told(PeerMisbehaved) and not ours.missing
+
+
+def test_without_signatures_a_model_is_as_bare_as_ever_and_nothing_else_is_sent():
+    heads = sent_heads(dpsgd(RING))
+    assert not {tag for tag, _ in heads} & {"SignedModel", "Stated", "Convict"}
+    models = [orjson.loads(head)[3] for tag, head in heads if tag == "Model"]
+    assert {tuple(fields) for fields in models} == {("round", "params")}
+    assert {tag for tag, _ in sent_heads(signed(RING))} >= {"SignedModel", "Stated"}
+
+
+def test_with_signatures_it_is_a_course_like_any_other():
+    check_course(DPSGD, DpsgdSettings(rounds=3, signed=True), build("ring", 5))
+
+
+class Faced:
+    """A node that gives one neighbour something else than all others."""
+
+    def __init__(self, node, seat, false):
+        self._node, self._seat, self._false = node, seat, false
+
+    def __getattr__(self, name):
+        return getattr(self._node, name)
+
+    async def tell_all(self, peers, message):
+        for peer in peers:
+            await self._node.tell_all([peer], self._false if peer.seat == self._seat else message)
+
+
+class TwoFaced(Mixer):
+    """From round 2 on, it gives its first neighbour another model than all others."""
+
+    @classmethod
+    def of(cls, mixer, lie):
+        found = cls(mixer._learner, mixer._settings, mixer._schedule, watch=mixer._watch)
+        found.params, found._lie = mixer.params, lie
+        return found
+
+    async def _hear(self, node, graph, box, ours):
+        if ours.round >= 1:
+            seat, params = self._learner.seat, self._learner.tensors(self._lie)
+            statement = Statement.signed(node.transport.signer, "", ours.round, seat, model_digest(params["params"]))
+            node = Faced(node, min(graph.neighbors(seat)), SignedModel(ours.round, params, statement.signature))
+        await super()._hear(node, graph, box, ours)
+
+
+def with_a_liar(topology, liar=1, lie=1e3, **more):
+    def recast(seat, roles):
+        mixer, watch = roles
+        return (TwoFaced.of(mixer, torch.full_like(mixer.params, lie)), watch) if seat == liar else roles
+
+    return signed(topology, recast, rounds=6, devices=DeviceSpec(examples_per_second=30), **more)
+
+
+@pytest.mark.parametrize("topology", [RING, build("ring", 8), build("torus", 9), build("full", 5)], ids=repr)
+def test_who_gives_two_models_in_one_round_is_banned_by_all_within_two(topology):
+    played = with_a_liar(topology).play()
+    honest = {seat for seat in range(topology.n) if seat != 1}
+    convictions = [(seat, event) for _, seat, event in played.events if isinstance(event, Equivocated)]
+    assert {seat for seat, _ in convictions} == honest and len(convictions) == len(honest)
+    assert {(event.round, event.peer) for _, event in convictions} == {(2, played.world.peer_id(1))}
+    assert {seat for _, seat, event in played.events if isinstance(event, CourseEnded)} >= honest
+    for seat in honest & set(topology.neighbors(1)):
+        missed = {event.round for event in played.told(UpdateMissing, seat) if event.peer == "seat 1"}
+        assert missed >= {4, 5, 6}, "within two rounds nothing of it counts any more"
+        assert not played.world.seats[seat].node.at(1)
+    for seat in honest:
+        assert float(played.params[seat].abs().max()) < 10, "what it gave has entered no model"
+        assert {event.peer for event in played.told(UpdateMissing, seat)} <= {"seat 1"}, "the honest go on together"
+
+
+def test_what_a_liar_gave_is_left_out_if_that_is_known_in_time():
+    """Its victims wait for a slow neighbour in round 1, and have its models of round 2 already: none of them counts."""
+
+    def slow(seat, roles):
+        mixer, watch = roles
+        if seat == 3:
+            mixer._learner.compute.examples_per_second /= 50
+        if seat != 1:
+            return roles
+        return TwoFaced.of(mixer, torch.full_like(mixer.params, 1e6)), watch
+
+    played = signed(RING, slow, rounds=4).play()
+    for seat in (0, 2):
+        reasons = [(event.round, event.reason) for event in played.told(UpdateMissing, seat)]
+        assert reasons == [(number, "it has given two models in one round") for number in (1, 2, 3, 4)]
+    assert all(float(played.params[seat].abs().max()) < 10 for seat in (0, 2, 3))
+
+
+class Slanders:
+    """Says of an honest seat that it has given two models, and shows what it has made up."""
+
+    def __init__(self, neighbors, victim):
+        self._neighbors, self._victim = neighbors, victim
+
+    async def run(self, node):
+        peers = await node.meet(self._neighbors)
+        member, signer = node.members.at(self._victim), node.transport.signer
+        ours = [Statement.signed(signer, "", 0, self._victim, model_digest(bytes([number]))) for number in range(2)]
+        forged = [replace(statement, peer=member.id) for statement in ours]
+        await node.tell_all(peers, Convict(Proof(*forged)))
+        await node.tell_all(peers, Stated([forged[0]]))
+
+
+def test_slander_is_held_against_who_spreads_it():
+    topology = build("ring", 5)
+    played = signed(topology, lambda seat, roles: (*roles, Slanders((0, 2), 3)) if seat == 1 else roles).play()
+    strikes = [(seat, event.peer) for _, seat, event in played.events if isinstance(event, PeerMisbehaved)]
+    assert sorted(strikes) == [(seat, played.world.peer_id(1)) for seat in (0, 0, 2, 2)]
+    assert not played.told(Equivocated) and not played.missing
+    assert played.bytes == signed(topology).play().bytes
+
+
+class Signs(At):
+    """A peer in a seat, who can sign. Nobody is linked to our node."""
+
+    def __init__(self, seat):
+        super().__init__(seat)
+        self.id = f"seat{seat:07d}"
+        self.stirred = 0
+        self.node = SimpleNamespace(
+            id="seat0000000",
+            at=lambda seat: None,
+            hears=lambda seat: True,
+            members=SimpleNamespace(at=Signs),
+            transport=SimpleNamespace(signer=SimulatedSigner("seat0000000")),
+            stir=self._stir,
+        )
+
+    def _stir(self):
+        self.stirred += 1
+
+    def sign(self, message, round=None):
+        round, digest = message.round if round is None else round, model_digest(message.params["params"])
+        return Statement.signed(SimulatedSigner(self.id), "", round, self.seat, digest).signature
+
+
+@pytest.fixture
+def signing():
+    played = signed(build("one-peer-exponential", 4))
+    mixer, _ = played.course.play(Place(0, played.topology, played.learner(0), played.settings))
+    return mixer
+
+
+async def test_a_model_that_is_not_signed_or_whose_hash_is_another_is_refused(signing):
+    peer, bare = Signs(3), sent(signing, 0)
+    for signature in (
+        "",
+        peer.sign(bare, round=1),
+        peer.sign(sent(signing, 0, signing.params + 1)),
+        Signs(2).sign(bare),
+    ):
+        with pytest.raises(RemoteProtocolError, match="what seat 3 is to have stated is not signed"):
+            await signing.signed_model(SignedModel(0, bare.params, signature), peer)
+    assert peer.stirred == 4 and not signing._mailbox and not signing._checking
+    with pytest.raises(RemoteProtocolError, match=r"not signed came, and course\.signed is true"):
+        signing.model(bare, peer)
+    await signing.signed_model(SignedModel(0, bare.params, peer.sign(bare)), peer)
+    assert list(signing._mailbox[0]) == [3]
+
+
+async def test_a_signed_model_is_refused_where_nobody_signs(mixer):
+    bare = sent(mixer, 0)
+    with pytest.raises(RemoteProtocolError, match=r"course\.signed is false"):
+        await mixer.signed_model(SignedModel(0, bare.params, Signs(3).sign(bare)), Signs(3))
+
+
+async def test_a_model_that_missed_the_deadline_still_tells_what_its_sender_stated(signing):
+    peer, bare = Signs(3), sent(signing, 0)
+    signing._round = 2
+    await signing.signed_model(SignedModel(0, bare.params, peer.sign(bare)), peer)
+    assert not signing._mailbox and not signing._pace.reached(3, 0)
+    assert [statement.seat for statement in signing._watch._witness.known()] == [3]
+    for number in (-1, 4):
+        with pytest.raises(RemoteProtocolError, match="came, of 4"):
+            await signing.signed_model(SignedModel(number, bare.params, ""), peer)
+
+
+async def test_a_model_that_is_being_hashed_is_waited_for(signing, monkeypatch):
+    gate = asyncio.Event()
+
+    async def check(*_):
+        await gate.wait()
+
+    monkeypatch.setattr(signing._watch, "check", check)
+    peer, bare = Signs(3), sent(signing, 0)
+    taking = asyncio.create_task(signing.signed_model(SignedModel(0, bare.params, ""), peer))
+    await asyncio.sleep(0)
+    signing.standing(Standing(4), peer)
+    assert signing._is_due(peer.node, 3, 0)
+    gate.set()
+    await taking
+    assert not signing._is_due(peer.node, 3, 0) and list(signing._mailbox[0]) == [3]
+
+
+# -- whatever goes wrong, nobody honest gives two models, and so nobody is convicted -----------------------------------
+
+SEEDS = int(os.environ.get("P2PFL_SEEDS", "200"))
+
+
+@cache
+def trial():
+    return Trial(DPSGD, DpsgdSettings(rounds=3, signed=True), build("ring", 6), checked("dpsgd"))
+
+
+def stated_twice(history):
+    """Seats that have signed two models of one round, in all their lives, and the round."""
+    said = {}
+    for entry, packet in history.of(Sent):
+        if packet.tag == "SignedModel":
+            said.setdefault((entry.seat, packet.round), set()).update(packet.hashes)
+    return [key for key, models in said.items() if len(models) > 1]
+
+
+LOST = (Partition(2.496, 9.338, (0, 1, 3)), Rot(2.544, 2.544, 0, 0.98), Crash(2.544, 3.772, 0))
+"""Seat 0 is killed, has lost the round that it had committed last, and meets other neighbours as it plays it again."""
+
+
+def test_a_restarted_node_whose_neighbours_differ_gives_no_second_model_of_a_round(monkeypatch):
+    found, history = trial().violations(148, LOST)
+    assert not found and not stated_twice(history) and not list(history.of(Equivocated))
+    assert [(entry.seat, event.round) for entry, event in history.of(Withheld)] == [(0, 1), (0, 2)]
+    monkeypatch.setattr(Pledge, "permits", lambda *_: True)
+    _, history = trial().violations(148, LOST)
+    assert stated_twice(history) == [(0, 1)] and list(history.of(Equivocated)), "without its pledge it is convicted"
+
+
+def test_nobody_honest_is_convicted_whatever_goes_wrong():
+    withheld = 0
+    with settled_memory():
+        for seed in range(SEEDS):
+            found, history = trial().violations(seed, schedule(seed, trial().ground))
+            assert not found, f"seed {seed}: {found}"
+            assert not list(history.of(Equivocated)), f"seed {seed}"
+            assert not stated_twice(history), f"seed {seed}"
+            withheld += sum(1 for _ in history.of(Withheld))
+    assert withheld, "no fault has put it to the test"

@@ -23,7 +23,6 @@ from p2pfl.courses.pushsum import PUSHSUM, PushsumSettings
 from p2pfl.errors import CourseError
 from p2pfl.learn.specs import TrainSpec
 from p2pfl.node.events import CourseEnded, HandlerFailed, PeerLost, RoundEnded, RoundStarted, UpdateMissing
-from p2pfl.node.lag import LoopLag
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
 from p2pfl.node.settings import NodeSettings
@@ -195,6 +194,49 @@ def test_a_node_that_has_never_trained_says_so_in_the_end(name: str) -> None:
     assert rounds(played)[SICK] == [1, 2, 3, 4]
 
 
+# -- why an update is missing, in one word ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["fedavg", "dpsgd", "pushsum"])
+def test_who_is_slow_is_late_and_who_is_gone_is_lost(name: str) -> None:
+    course, settings, family, n = COURSES[name]
+    hasty = replace(settings, deadline_seconds=5.0, rejoin_seconds=0.0)
+
+    def recast(seat: int, roles: tuple[object, ...]) -> tuple[object, ...]:
+        if seat == SICK:
+            roles[0]._learner.compute.examples_per_second /= 10
+        return roles
+
+    late = Played(course, hasty, build(family, n), devices=DeviceSpec(20.0), recast=recast).play()
+    lost = Played(course, hasty, build(family, n), devices=DeviceSpec(20.0))
+    lost.world.mortal = True
+
+    async def weather() -> None:
+        await asyncio.sleep(0.5)
+        lost.world.kill(SICK, for_good=True)
+
+    lost.play(weather())
+    for each, cause in ((late, "late"), (lost, "lost")):
+        causes = {event.cause for event in each.told(UpdateMissing) if event.peer == f"seat {SICK}"}
+        assert causes == {cause}
+
+
+@pytest.mark.parametrize("name", ["fedavg", "dpsgd", "adpsgd"])
+def test_what_cannot_be_used_is_said_to_be_so(name: str) -> None:
+    """A model that diverges: a rate of learning that is far too high."""
+    course, settings, family, n = COURSES[name]
+
+    def recast(seat: int, roles: tuple[object, ...]) -> tuple[object, ...]:
+        if seat == SICK:
+            learner = roles[0]._learner
+            object.__setattr__(learner, "train", TrainSpec(lr=1e38, batch_size=8))
+        return roles
+
+    played = Played(course, replace(settings, rounds=2), build(family, n), recast=recast).play()
+    causes = {event.cause for event in played.told(UpdateMissing) if event.peer == f"seat {SICK}"}
+    assert causes == {"unusable"}
+
+
 # -- F26: training that takes long -------------------------------------------------------------------------------------
 
 
@@ -217,15 +259,14 @@ class Trains:
 @pytest.mark.sockets
 async def test_a_node_answers_and_pings_while_it_trains() -> None:
     """On a real loop: who trains on the loop itself answers nothing before the gate is open, and this hangs."""
-    role, lag = Trains(), LoopLag(period_seconds=0.01)
+    role = Trains()
     async with asyncio.timeout(60), linked(far=(role, Echo())) as (server, client):
         training = asyncio.create_task(server.peer("b").ask(Drill()))
         await asyncio.to_thread(role.gate.begun.wait)
-        with lag:
-            for n in range(20):
-                assert (await server.peer("b").ask(Ping(n))).n == n + 1
-            while server.peer("b").statistics().rtt_seconds is None:
-                await asyncio.sleep(0.01)
+        for n in range(20):
+            assert (await server.peer("b").ask(Ping(n))).n == n + 1
+        while server.peer("b").statistics().rtt_seconds is None:  # noqa: ASYNC110 - until a pong has come
+            await asyncio.sleep(0.01)
         assert not training.done()
         role.gate.let.set()
         await training
@@ -340,14 +381,14 @@ def test_one_host_that_sleeps_for_ten_minutes_is_done_without_and_welcome_afterw
 def test_a_client_that_comes_in_the_middle_of_a_round_is_asked_in_the_next_and_one_that_goes_is_not() -> None:
     settings = FedAvgSettings(rounds=6, evaluate="none", rejoin_seconds=0.0)
     played = Played(FEDAVG, settings, build("star", 5), devices=DeviceSpec(3.6))  # rounds of 15 s
-    played.world.mortal = True
+    played.world.mortal, played.world.settings = True, LIVELY
 
     async def weather() -> None:
-        await asyncio.sleep(7.0)
+        await asyncio.sleep(3.0)
         played.world.kill(SICK)
-        await asyncio.sleep(15.0)
+        await asyncio.sleep(17.0)
         await played.world.restart(SICK)
-        await asyncio.sleep(15.0)
+        await asyncio.sleep(13.0)
         played.world.kill(3, for_good=True)
 
     played.play(weather())

@@ -8,6 +8,7 @@ from p2pfl.compute.inline import Inline
 from p2pfl.courses.durable import Durable, NotDurable
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
 from p2pfl.courses.outbox import Outbox
+from p2pfl.courses.rules import averaging
 from p2pfl.errors import ComputeError
 from p2pfl.journal.journal import Journal
 from p2pfl.node.connection import LINK_LOST
@@ -50,11 +51,11 @@ class Desk:
         self.open()
 
     def open(self):
-        self.outbox = Outbox(self.learner, Durable(Journal(self.disk, "run")))
+        self.outbox = Outbox(self.learner, averaging(self.learner), Durable(Journal(self.disk, "run")))
 
     def ask(self, round=0, params=None):
         wanted = self.params if params is None else params
-        return asyncio.create_task(self.outbox.update(self.told, round, wanted))
+        return asyncio.create_task(self.outbox.update(self.told, round, self.learner.tensors(wanted)))
 
     def values(self, update):
         return self.learner.vector(update.params)

@@ -89,3 +89,16 @@ def test_a_spotless_conduct_is_as_good_as_a_new_one(before: list[float], after: 
     for late in itertools.accumulate(after, initial=now):
         assert old.strike(late) == new.strike(late)
         assert old.quarantine(late) == new.quarantine(late)
+
+
+def test_a_ban_is_the_longest_quarantine_whatever_was_before() -> None:
+    for strikes in range(4):
+        conduct = Conduct(SETTINGS)
+        for _ in range(strikes):
+            conduct.strike(0.0)
+        conduct.ban(1.0)
+        assert conduct.quarantine(1.0) == DAY
+        assert not conduct.strike(2.0), "there is nothing to add"
+        assert [conduct.strike(DAY + 1.0) for _ in range(3)] == [False, False, True]
+        assert conduct.quarantine(DAY + 1.0) == DAY
+        assert not conduct.spotless(2 * DAY + 1.0)

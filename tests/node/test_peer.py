@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from p2pfl.errors import LinkClosed, LinkError, LinkTruncated, MessageError
+from p2pfl.errors import LinkClosed, LinkError, LinkRefused, LinkTruncated, MessageError
 from p2pfl.link.base import Link
 from p2pfl.link.memory import MemoryNetwork
-from p2pfl.node.events import PeerJoined, PeerLost
+from p2pfl.node.events import PeerJoined, PeerLost, PeerMisbehaved, PeerRefused
 from p2pfl.node.node import Node
 from p2pfl.node.peer import tell_all
 from p2pfl.sim.loop import run_virtual
@@ -175,6 +175,54 @@ async def test_who_has_said_goodbye_is_heard_until_its_link_closes() -> None:
         await stopping
         await asyncio.sleep(0.3)
         assert not peer.audible
+
+
+# -- bans --------------------------------------------------------------------------------------------------------------
+
+
+async def test_who_is_banned_has_no_link_and_gets_none_for_a_day() -> None:
+    network = MemoryNetwork()
+    async with linked((Echo(),), (Echo(),), network=network) as (a, b):
+        log, peer = Log(a), a.peer("b")
+        a.accept(await _dialled(network, a, b))  # all of its links end
+        await steps()
+        peer.ban("it lies")
+        await steps()
+        assert not peer.audible and not b.peer("a").audible and open_links(network) == 0
+        assert [(event.peer, event.reason) for event in log.of(PeerMisbehaved)] == [("b", "it lies")]
+        assert [event.reason for event in log.of(PeerLost)] == ["it lies"]
+        assert a.statistics().violations == 1, "that its links end so is no further one"
+        assert peer.lost_at is None, "nobody waits for it"
+        assert peer.quarantine_seconds == a.settings.quarantine_most_seconds
+        with pytest.raises(LinkRefused, match="no link for another 86400 s"):
+            peer.check_quarantine()
+        b._dialler.want_address("a")
+        await asyncio.sleep(86_000)
+        assert not peer.connected and log.of(PeerRefused)
+        assert not log.of(PeerJoined)
+        await asyncio.sleep(1_000)
+        assert peer.connected
+
+
+async def test_a_ban_does_not_outlive_the_process() -> None:
+    network = MemoryNetwork()
+    async with make(network, "b", Echo()):
+        async with make(network, "a", Echo(), peers=["b"]) as a:
+            await until(lambda: a.peer("b").connected)
+            a.peer("b").ban("it lies")
+            await asyncio.sleep(SETTLED)
+            assert not a.peer("b").connected
+        async with make(network, "a", Echo(), peers=["b"]) as a:
+            await until(lambda: a.peer("b").connected)
+
+
+async def test_a_peer_can_be_banned_that_is_not_linked() -> None:
+    network = MemoryNetwork()
+    async with make(network, "a", Echo()) as a:
+        a.peer("b").ban("it lies elsewhere")
+        async with make(network, "b", Echo(), peers=["a"]):
+            await asyncio.sleep(SETTLED)
+            assert not a.peer("b").connected
 
 
 # -- duplicates --------------------------------------------------------------------------------------------------------

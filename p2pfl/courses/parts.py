@@ -1,0 +1,68 @@
+"""What a course sends in one message, as one flat vector on either side and as named tensors between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from p2pfl.errors import RemoteProtocolError
+from p2pfl.learn.model import Model
+from p2pfl.learn.params import as_buffer, from_buffer, is_finite
+from p2pfl.wire.tensor import Schema, Tensors, TensorSpec
+
+__all__ = ["Parts"]
+
+_MODEL = "params"
+
+
+class Parts:
+    """Named parts of a flat float32 vector, one after the other.
+
+    A model alone is `Parts(model)`; with a control variate as long as it, `Parts(model, control=numel)`.
+    """
+
+    def __init__(self, model: Model, /, *, params: int | None = None, **more: int) -> None:
+        """`params`: how much of the model is sent, if not all of it; `more`: the lengths of other parts."""
+        self._model = model
+        whole = model.layout.numel if params is None else params
+        self._sizes: Mapping[str, int] = {_MODEL: whole, **more}
+        self._is_model = not more and whole == model.layout.numel
+        self.schema: Schema = tuple(TensorSpec(name, "f32", (size,)) for name, size in self._sizes.items())
+        self.numel = sum(self._sizes.values())
+
+    def tensors(self, vector: Tensor) -> Tensors:
+        """A vector as it is sent. It is passed by reference: do not write to it afterwards."""
+        return Tensors(self.schema, tuple(as_buffer(part) for part in self.split(vector).values()))
+
+    def vector(self, tensors: Tensors, *, finite: bool = True) -> Tensor:
+        """A received vector; one part is read in place. Raises RemoteProtocolError for other shapes than agreed, or for
+        numbers that are none.
+
+        `finite=False`: the caller sees to it that NaN and infinity do no harm.
+        """
+        if tensors.schema != self.schema:
+            raise RemoteProtocolError(f"{tensors} came where {', '.join(map(str, self.schema))} was agreed")
+        found = [from_buffer(tensors[name], size) for name, size in self._sizes.items()]
+        vector = found[0] if len(found) == 1 else torch.cat(found)
+        if finite and not (self._model.is_sound(vector) if self._is_model else is_finite(vector)):
+            raise RemoteProtocolError("a model with NaN or infinite numbers came")
+        return vector
+
+    def split(self, vector: Tensor) -> dict[str, Tensor]:
+        """Views of a vector's parts."""
+        if len(self._sizes) == 1:
+            return {_MODEL: vector}
+        ends = accumulate(self._sizes.values())
+        return {name: vector[end - size : end] for (name, size), end in zip(self._sizes.items(), ends, strict=True)}
+
+    def join(self, **parts: Tensor) -> Tensor:
+        """The vector of these parts; one part is the vector itself."""
+        if len(self._sizes) == 1:
+            return parts[_MODEL]
+        return torch.cat([parts[name].reshape(-1) for name in self._sizes])
+
+    def __repr__(self) -> str:
+        return f"<Parts {', '.join(f'{name} {size}' for name, size in self._sizes.items())}>"

@@ -1,0 +1,121 @@
+"""What tells one algorithm with a coordinator from another, as two halves: the server's and the clients'.
+
+The roles are those of fedavg.py whatever the algorithm. In each round the server sends what its half gives out, each
+client's half makes an update of it, and the server's half takes in the mean of the updates:
+
+    received = central.broadcast(params, round)
+    update   = await local.train(learner, received, round)            # at each client of the cohort
+    params   = central.absorb(params, mean of the updates, share, round)
+
+A half may have a state; it is committed with the round, or kept with the update, and so survives a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from p2pfl.courses.course import RoleState
+from p2pfl.courses.learner import Learner
+from p2pfl.courses.parts import Parts
+
+__all__ = ["Averaging", "Central", "Local", "Rule", "Trained", "Training", "averaging"]
+
+
+class Trained(NamedTuple):
+    """What a client's half gives: a vector of the parts that go up, and how it came about."""
+
+    vector: Tensor
+    num_examples: int
+    loss: float
+
+
+class Central(Protocol):
+    """The server's half. Vectors are flat, float32; `params` is the whole model, of shape (layout.numel,)."""
+
+    def broadcast(self, params: Tensor, round: int) -> Tensor:
+        """What the clients of a round (from 0) are sent: a vector of the parts that go down."""
+
+    def absorb(self, params: Tensor, mean: Tensor, share: float, round: int) -> Tensor:
+        """The next model. `mean` is that of the updates, `share` how many of all clients gave one, in (0, 1].
+
+        `params` and `mean` may be written to by nobody: the next model is new memory, or `mean` itself.
+        """
+
+    def state(self) -> RoleState:
+        """What it has to remember between rounds. Names of its own: no slashes."""
+
+    def resume(self, state: RoleState) -> None:
+        """Go on from there."""
+
+
+class Local(Protocol):
+    """A client's half."""
+
+    stateful: bool
+    """Whether it remembers something from round to round: then a simulation cannot let its client sleep."""
+
+    async def train(self, learner: Learner, received: Tensor, round: int) -> Trained:
+        """The update of a round (from 0). Raises ComputeError."""
+
+    def personal(self, learner: Learner, params: Tensor) -> Tensor:
+        """The model that serves this client when the server's is `params`: what it is evaluated by, and ends with."""
+
+    def state(self) -> RoleState:
+        """What it has to remember between rounds."""
+
+    def resume(self, state: RoleState) -> None:
+        """Go on from there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """An algorithm: what is sent, and both halves, which are made anew for each role."""
+
+    down: Parts
+    up: Parts
+    central: Callable[[], Central]
+    local: Callable[[], Local]
+
+
+class Averaging:
+    """Federated averaging's server: the next model is the mean. Others build on it and override what differs."""
+
+    def broadcast(self, params: Tensor, round: int) -> Tensor:
+        return params
+
+    def absorb(self, params: Tensor, mean: Tensor, share: float, round: int) -> Tensor:
+        return mean
+
+    def state(self) -> RoleState:
+        return {}
+
+    def resume(self, state: RoleState) -> None:
+        return None
+
+
+class Training:
+    """Federated averaging's client: it trains from the model that it is sent. Others override what differs."""
+
+    stateful = False
+
+    async def train(self, learner: Learner, received: Tensor, round: int) -> Trained:
+        found = await learner.fit(received, round)
+        return Trained(found.params, found.num_examples, found.loss)
+
+    def personal(self, learner: Learner, params: Tensor) -> Tensor:
+        return params
+
+    def state(self) -> RoleState:
+        return {}
+
+    def resume(self, state: RoleState) -> None:
+        return None
+
+
+def averaging(learner: Learner) -> Rule:
+    """Federated averaging."""
+    return Rule(learner.parts, learner.parts, Averaging, Training)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from p2pfl.app.run import RunFolder, RunMark, unfinished
-from p2pfl.errors import PeersLost
+from p2pfl.errors import JournalError, PeersLost
 from p2pfl.node.events import Event, PeerJoined, PeerLost
 from p2pfl.node.membership import Member
 from p2pfl.node.node import Node
 
 __all__ = ["patience", "remember", "remembered"]
 
+log = logging.getLogger("p2pfl.app")
 _MOST_ADDRESSES = 16
 _PAUSE_SECONDS = 1.0  # in which several changes become one
 
@@ -35,7 +37,10 @@ async def remember(node: Node, mark: RunMark, folder: RunFolder) -> None:
             await asyncio.sleep(_PAUSE_SECONDS)
         else:
             mark = replace(mark, addresses=addresses)
-            await asyncio.to_thread(folder.mark, mark)
+            try:
+                await asyncio.to_thread(folder.mark, mark)
+            except JournalError as error:  # it is for convenience
+                log.warning("where other nodes are is not written down: %s", error)
 
 
 def _addresses(members: Iterable[Member], own: str) -> list[str]:

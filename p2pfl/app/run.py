@@ -16,10 +16,11 @@ from __future__ import annotations
 import fcntl
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TextIO
+from typing import Any, Literal, Self
 
 import msgspec
 import orjson
@@ -28,7 +29,8 @@ from torch import Tensor
 
 from p2pfl.app.checkpoint import CHECKPOINT
 from p2pfl.app.config import Config, course_hash, to_mapping
-from p2pfl.errors import ConfigError
+from p2pfl.app.lines import Lines
+from p2pfl.errors import ConfigError, JournalError
 from p2pfl.journal.ledger import LEDGER
 from p2pfl.learn.params import Layout, model_hash
 
@@ -90,7 +92,7 @@ def _is_free(path: Path) -> bool:
 
 
 class RunFolder:
-    """Opened for one run; every line is flushed, so that a killed run leaves what it had."""
+    """Opened for one run. What is lost on a full disk are lines; a file that cannot be written is a JournalError."""
 
     def __init__(self, base: Path, config: Config[Any], name: str = "") -> None:
         """Makes the folder `base`/`name`, a new one by date if there is no name. Raises ConfigError if it cannot."""
@@ -112,25 +114,22 @@ class RunFolder:
     def reopen(cls, path: Path, rounds: int) -> Self:
         """Go on with a run after so many rounds; what was written of later ones is dropped. Or ConfigError.
 
-        A line that was being written when the process died is dropped as well.
+        A line that was being written when the process died is dropped as well, and one that has rotted.
         """
         folder = cls.__new__(cls)
         folder.path = path
         try:
-            written = (path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
-            lines = [line for line in written if line.endswith(b"\n")]
-            rows = [(line, orjson.loads(line)) for line in lines]
-            kept = [(line, row) for line, row in rows if row["round"] <= rounds]
-            folder.earlier = [row for _, row in kept]
-            folder._write("metrics.jsonl", b"".join(line for line, _ in kept))
+            rows = _rows((path / "metrics.jsonl").read_bytes())
+            folder.earlier = [row for row in rows if row["round"] <= rounds]
+            folder._write("metrics.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in folder.earlier))
             folder._open("a")
-        except (OSError, orjson.JSONDecodeError) as error:
+        except (OSError, JournalError) as error:
             raise folder._unwritable(error) from error
         return folder
 
     def _open(self, mode: Literal["w", "a"]) -> None:
-        self._metrics: TextIO = (self.path / "metrics.jsonl").open(mode, encoding="utf-8")
-        self._log: TextIO = (self.path / _LOG).open(mode, encoding="utf-8")
+        self._metrics = Lines(self.path / "metrics.jsonl", mode)
+        self._log = Lines(self.path / _LOG, mode)
         fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # to the end of the process: it is ours
 
     def _unwritable(self, error: Exception) -> ConfigError:
@@ -138,13 +137,11 @@ class RunFolder:
 
     def metrics(self, **row: object) -> None:
         """One line of metrics.jsonl."""
-        self._metrics.write(orjson.dumps(row).decode() + "\n")
-        self._metrics.flush()
+        self._metrics.add(orjson.dumps(row).decode())
 
     def log(self, line: str) -> None:
         """One line of log.txt, with the time of day."""
-        self._log.write(f"{time.strftime('%H:%M:%S')} {line}\n")
-        self._log.flush()
+        self._log.add(f"{time.strftime('%H:%M:%S')} {line}")
 
     def model(self, layout: Layout, params: Tensor) -> None:
         """model.safetensors, whole or not at all."""
@@ -162,8 +159,11 @@ class RunFolder:
 
     def _write(self, name: str, content: bytes) -> None:
         temporary = self.path / f".{name}.part"
-        temporary.write_bytes(content)
-        temporary.replace(self.path / name)
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(self.path / name)
+        except OSError as error:
+            raise JournalError(f"{self.path / name} cannot be written: {error.strerror or error}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -176,6 +176,16 @@ class RunFolder:
 
     def __repr__(self) -> str:
         return f"<RunFolder {self.path}>"
+
+
+def _rows(content: bytes) -> list[dict[str, Any]]:
+    found = []
+    for line in content.splitlines():
+        with suppress(orjson.JSONDecodeError):
+            row = orjson.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("round"), int):
+                found.append(row)
+    return found
 
 
 def _fresh(base: Path, name: str) -> Path:

@@ -5,7 +5,6 @@ What they say is made by whoever gives them; here is only who may read them.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import os
 import ssl
@@ -18,6 +17,7 @@ from aiohttp import hdrs, web
 
 from p2pfl.errors import ListenFailed
 from p2pfl.link.address import Address
+from p2pfl.link.door import Door
 
 __all__ = ["Page", "PagePort", "Pages", "is_loopback", "open_port", "refusal", "system_words"]
 
@@ -60,7 +60,7 @@ class Pages:
 class PagePort:
     """An open port that has pages and nothing else."""
 
-    def __init__(self, opened: asyncio.Server, server: web.Server) -> None:
+    def __init__(self, opened: Door, server: web.Server) -> None:
         host, port = opened.sockets[0].getsockname()[:2]
         self.address = f"http://{Address(host, port).label}"
         self._opened = opened
@@ -86,10 +86,10 @@ class PagePort:
         return f"<PagePort {self.address}>"
 
 
-async def open_port(server: web.Server, where: Address, url: str, tls: ssl.SSLContext | None = None) -> asyncio.Server:
+async def open_port(server: web.Server, where: Address, url: str, tls: ssl.SSLContext | None = None) -> Door:
     """Let a server of aiohttp listen. Raises ListenFailed, which speaks of the `url`."""
     try:
-        return await asyncio.get_running_loop().create_server(server, where.host, where.port, ssl=tls)
+        return await Door.open(server, where.host, where.port, tls)
     except OSError as error:
         raise ListenFailed(f"cannot listen at {url}: {system_words(error)}: choose another port or host") from error
 

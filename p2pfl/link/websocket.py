@@ -34,6 +34,7 @@ from p2pfl.link.address import Address, parse_address
 from p2pfl.link.admission import Doorkeeper, Turned
 from p2pfl.link.base import Link, LinkLimits, MessageSocket
 from p2pfl.link.channel import SecureChannel
+from p2pfl.link.door import Door
 from p2pfl.link.handshaking import TunnelLink, greet, return_greeting, shake
 from p2pfl.link.pages import Pages, open_port, refusal, system_words
 from p2pfl.link.sealed import CloseCode, SealedLink, error_of_close
@@ -313,7 +314,7 @@ class WebSocketListener:
 
     def __init__(
         self,
-        opened: asyncio.Server,
+        opened: Door,
         server: web.Server,
         where: Address,
         established: Iterable[_Socket],

@@ -30,6 +30,7 @@ CASES: dict[str, Case] = {  # course, settings, topology
     "elected": ("fedavg", {"coordinator": "elect"}, {"family": "star", "n": 5}),
     "hierarchy": ("hierarchical", {}, {"family": "hierarchy", "n": 7}),
     "ring": ("dpsgd", {}, {"family": "ring", "n": 6}),
+    "varying": ("dpsgd", {}, {"family": "one-peer-exponential", "n": 4}),
     "torus": ("dpsgd", {}, {"family": "torus", "n": 9}),
     "regular": ("adpsgd", {}, {"family": "regular", "n": 8, "degree": 3}),
     "full": ("pushsum", {}, {"family": "full", "n": 4}),

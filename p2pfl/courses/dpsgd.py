@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ class DpsgdSettings(GossipSettings):
     """After training, a round waits so long, and mixes what has come; 0: it waits for all who are linked."""
     signed: bool = False
     """Whether models are signed, and nodes compare who signed what: who gives two models in one round is banned for a
-    day. In each round a statement of 400 bytes of each node reaches all: it is meant for some hundreds of them at most."""
+    day. In each round 400 bytes of each node reach every other: it is meant for up to some hundreds of nodes."""
 
     def __post_init__(self) -> None:
         GossipSettings.__post_init__(self)
@@ -119,6 +120,7 @@ class Mixer:
         self._pace = Pace()
         self._through = asyncio.Event()  # no more rounds are played here
         self._row: tuple[Topology | None, dict[int, float]] = (None, {})  # of the last graph, which is often the next
+        self._met: dict[int, Connection] = {}  # links to those whom we gave nothing in the last round
         self._awaited: set[int] = set()  # whose models the present round still waits for
         self._node: Node | None = None
         self._mailbox: defaultdict[int, dict[int, Tensor]] = defaultdict(dict)  # round -> seat -> model
@@ -227,8 +229,11 @@ class Mixer:
     async def _hear(self, node: Node, graph: Topology, box: dict[int, Tensor], ours: Model | Standing) -> None:
         """Tell ours, over every new link again, until all senders are in the box, or gone, or in a later round."""
         seat = self._learner.seat
+        others = set(self._schedule.union.neighbors(seat)).difference(graph.neighbors(seat))
         told: dict[int, Connection] = {}
         while True:
+            if others:
+                await self._say_where_we_are(node, others, ours.round)
             before, told = told, links(node, graph.neighbors(seat))
             fresh = [peer for other in told if told[other] is not before.get(other) and (peer := node.at(other))]
             await node.tell_all(fresh, ours)
@@ -238,6 +243,12 @@ class Mixer:
             if not self._awaited:
                 return
             await node.change()
+
+    async def _say_where_we_are(self, node: Node, others: Iterable[int], round: int) -> None:
+        """Over every new link to those whom we give nothing in this round: they may wait for us in an earlier one."""
+        before, self._met = self._met, links(node, others) if round else {}
+        fresh = [peer for other in self._met if self._met[other] is not before.get(other) and (peer := node.at(other))]
+        await node.tell_all(fresh, Standing(round - 1))
 
     def _is_due(self, node: Node, seat: int, round: int) -> bool:
         return (node.hears(seat) and not self._pace.reached(seat, round)) or (round, seat) in self._checking
@@ -250,7 +261,7 @@ class Mixer:
             return  # it missed the deadline
         seat = self._sender(message, peer)
         self._pace.note(seat, message.round)
-        self._take(message, seat)
+        self._take(message.round, seat, self._learner.vector(message.params, finite=False))
 
     @SignedModel.handler
     async def signed_model(self, message: SignedModel, peer: Peer) -> None:
@@ -258,6 +269,7 @@ class Mixer:
         if self._watch is None:
             raise RemoteProtocolError("a signed model came, and course.signed is false")
         seat = self._sender(message, peer)
+        vector = self._learner.vector(message.params, finite=False)
         if message.round >= self._round:
             self._pace.note(seat, message.round)
         self._checking.append((message.round, seat))
@@ -269,7 +281,7 @@ class Mixer:
         finally:
             self._checking.remove((message.round, seat))
         if message.round >= self._round:
-            self._take(message, seat)
+            self._take(message.round, seat, vector)
 
     def _sender(self, message: Model, peer: Peer) -> int:
         """The seat of who gives this model. Raises RemoteProtocolError if it is not to."""
@@ -277,10 +289,10 @@ class Mixer:
             raise RemoteProtocolError(f"a model of round {message.round + 1} came, of {self._settings.rounds}")
         return require_seat(peer, *self._schedule.at(message.round).senders(self._learner.seat))
 
-    def _take(self, message: Model, seat: int) -> None:
-        if message.round < self._round + _ROUNDS_AHEAD:
-            vector = self._learner.vector(message.params, finite=False)  # _mix looks
-            self._mailbox[message.round][seat] = vector
+    def _take(self, round: int, seat: int, vector: Tensor) -> None:
+        """Keep a model, which need not be finite: `_mix` looks."""
+        if round < self._round + _ROUNDS_AHEAD:
+            self._mailbox[round][seat] = vector
         if seat in self._awaited and self._node is not None:
             self._awaited.discard(seat)
             if not self._awaited:  # to wake it for every model would cost as much as the mixing

@@ -8,6 +8,7 @@ peer id that the record names; a node that hears a false record of itself outrun
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,7 @@ __all__ = ["MOST_CHARACTERS", "MOST_RECORDS", "Member", "Membership", "Roster", 
 
 MOST_RECORDS = 25  # in one message: of the largest members, they still fit a head
 _MOST_MEMBERS = 10_000
+_MOST_FROM_ONE = 2_500  # members that one peer can make known: others must have room, too
 _MOST_ADDRESSES = 16
 MOST_CHARACTERS = 200  # of a name, an id, an address
 _MOST_VERSION = 1 << 62
@@ -63,6 +65,8 @@ class Membership:
         self._own_id = own.id
         self._table: dict[str, Member] = {}
         self._by_seat: dict[int, str] = {}
+        self._first_hand: set[str] = set()  # who has told its record itself, over a link
+        self._heard_from: Counter[str] = Counter()  # how many others a peer has told us of
         self._changed: Callable[[], None] = lambda: None
         self._spread: Spread = lambda ids, source: None
         self._enter(replace(own, version=time.time_ns()) if restarted else own)
@@ -99,21 +103,58 @@ class Membership:
     def __len__(self) -> int:
         return len(self._table)
 
-    def learn(self, members: Iterable[Member]) -> list[Member]:
-        """Take records in; those that have to be passed on, because they were new or were false."""
+    def learn(self, members: Iterable[Member], source: str = "") -> list[Member]:
+        """Take records in; those that have to be passed on, because they were new or were false.
+
+        `source`: the peer id of who told them. What it says of itself counts for more than hearsay: there is always
+        room for it, and a seat that nobody has claimed for himself goes to who does.
+        """
         new = []
         for member in members:
-            known = self._table.get(member.id)
             if member.id == self._own_id:
                 if member.version >= self.own.version and member != self.own:
                     self._enter(replace(self.own, version=member.version + 1))
                     new.append(self.own)
-            elif member.version > known.version if known else len(self._table) < _MOST_MEMBERS:
+            elif self._is_news(member, source):
                 self._enter(member)
                 new.append(member)
+            if member.id == source and self._table.get(source) == member:
+                self._believe(member)
         if new:
             self._changed()
         return new
+
+    def _is_news(self, member: Member, source: str) -> bool:
+        known = self._table.get(member.id)
+        if known is not None:
+            return member.version > known.version
+        if member.id == source:
+            return len(self._table) < _MOST_MEMBERS or self._make_room()
+        if len(self._table) >= _MOST_MEMBERS or self._heard_from[source] >= _MOST_FROM_ONE:
+            return False
+        self._heard_from[source] += 1
+        return True
+
+    def _make_room(self) -> bool:
+        """Forget somebody who has told us nothing himself; whether there was such."""
+        hearsay = (peer_id for peer_id in self._table if peer_id not in self._first_hand and peer_id != self._own_id)
+        forgotten = next(hearsay, None)
+        if forgotten is None:
+            return False
+        member = self._table.pop(forgotten)
+        if self._sits(member):
+            del self._by_seat[member.seat]  # type: ignore[arg-type]  # who sits has a seat
+        return True
+
+    def _believe(self, member: Member) -> None:
+        """It says so itself."""
+        self._first_hand.add(member.id)
+        if member.seat is None:
+            return
+        holder = self._by_seat.get(member.seat)
+        if holder not in (member.id, self._own_id) and holder not in self._first_hand:
+            self._by_seat[member.seat] = member.id
+            self._changed()
 
     async def announce(self, *, addresses: tuple[str, ...] | None = None, seat: int | None = None) -> None:
         """Change our own record, and have everybody told."""
@@ -136,7 +177,7 @@ class Membership:
     @Roster.handler
     async def heard(self, roster: Roster, peer: Peer) -> None:
         """A peer passes records on."""
-        new = [member.id for member in self.learn(roster.members)]
+        new = [member.id for member in self.learn(roster.members, peer.id)]
         if new:
             self._spread(new, None if self._own_id in new else peer)  # whoever told what is false is told better
 

@@ -39,8 +39,8 @@ class Peer:
     def __init__(self, node: Node, peer_id: str) -> None:
         self.id = peer_id
         self.lost_at: float | None = None
-        """When its last link broke, on the loop's clock, even if it is back; None if it is not to be waited for: after a
-        goodbye, and in quarantine."""
+        """When its last link broke, on the loop's clock, even if it is back; None if it is not to be waited for: after
+        a goodbye, and in quarantine."""
         self._node = node
         self._active: Connection | None = None  # what is sent upon
         self._connections: list[Connection] = []  # all that are open: the active one, and those that end

@@ -31,6 +31,7 @@ from p2pfl.topology.families import build
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.weights import topology_weights
 from p2pfl.wire.codec import unpack
+from p2pfl.wire.tensor import Tensors, TensorSpec
 from tests.courses.kit import Played, check_course, fit
 
 STILL = TrainSpec(lr=0.0)
@@ -506,6 +507,12 @@ async def test_a_model_that_is_not_signed_or_whose_hash_is_another_is_refused(si
         signing.model(bare, peer)
     await signing.signed_model(SignedModel(0, bare.params, peer.sign(bare)), peer)
     assert list(signing._mailbox[0]) == [3]
+
+
+async def test_a_signed_model_of_another_shape_is_refused(signing):
+    peer, small = Signs(3), Tensors([TensorSpec("params", "f32", (1,))], [memoryview(bytes(4))])
+    with pytest.raises(RemoteProtocolError, match="was agreed"):
+        await signing.signed_model(SignedModel(0, small, peer.sign(Model(0, small))), peer)
 
 
 async def test_a_signed_model_is_refused_where_nobody_signs(mixer):

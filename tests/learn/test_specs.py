@@ -61,6 +61,7 @@ def test_flags() -> None:
         (TrainSpec, "batch_size", 0, "train.batch_size is 0"),
         (TrainSpec, "lr", -0.1, "train.lr is -0.1"),
         (TrainSpec, "lr", math.nan, "train.lr is nan"),
+        (TrainSpec, "limit_seconds", -1.0, "train.limit_seconds is -1.0; it must not be negative"),
         (TrainSpec, "momentum", 1.0, "train.momentum is 1.0"),
         (TrainSpec, "optimizer_parameters", {"eps": 1}, "not for sgd"),
     ],

@@ -127,3 +127,45 @@ def test_the_largest_roster_fits_a_head() -> None:
     assert len(encode(Roster([worst] * MOST_RECORDS)).json) < 255 * 1024
     with pytest.raises(ValueError, match="over the limit"):
         Roster([worst] * (MOST_RECORDS + 1))
+
+
+def test_nobody_fills_the_table_for_others() -> None:
+    members = Membership(Member("own"))
+    assert len(members.learn([Member(f"made up {n}", version=1) for n in range(4000)], "liar")) == 2500
+    assert members.learn([Member("honest", version=1)], "neighbour")
+
+
+def test_who_speaks_for_itself_has_room_and_takes_a_seat_from_hearsay() -> None:
+    members = Membership(Member("own", seat=0))
+    for liar in range(5):
+        members.learn([Member(f"{liar}/{n}", seat=n, version=1) for n in range(2500)], f"liar {liar}")
+    assert len(members) == 10_000
+    honest = Member("honest", seat=7, version=1)
+    assert not members.learn([honest], "neighbour"), "there is no room for what is only heard"
+    assert members.learn([honest], "honest") == [honest]
+    assert members.at(7) == honest
+    assert len(members) == 10_000
+    assert members.at(0) == members.own
+
+
+def test_of_two_who_claim_a_seat_themselves_the_first_has_it() -> None:
+    members = Membership(Member("own"))
+    first, second = Member("first", seat=3, version=1), Member("second", seat=3, version=1)
+    members.learn([second], "somebody")
+    assert members.at(3) == second
+    members.learn([first], "first")
+    members.learn([second], "second")
+    assert members.at(3) == first
+
+
+def test_a_record_that_was_heard_before_counts_once_its_owner_tells_it() -> None:
+    changes = []
+    members = Membership(Member("own"))
+    members.bind(lambda: changes.append(1), lambda ids, source: None)
+    owner, squatter = Member("owner", seat=3, version=1), Member("squatter", seat=3, version=1)
+    members.learn([squatter, owner], "somebody")
+    assert members.at(3) == squatter
+    changes.clear()
+    assert members.learn([owner], "owner") == []
+    assert members.at(3) == owner
+    assert changes

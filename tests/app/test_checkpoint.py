@@ -21,11 +21,15 @@ from p2pfl.errors import ConfigError
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.toml"
 COURSES = {
     "fedavg": {"course": {"name": "fedavg", "fraction": 0.5, "keep": "best"}, "topology": {"n": 7}},
+    "fedopt": {"course": {"name": "fedopt", "server_optimizer": "yogi", "fraction": 0.5}, "topology": {"n": 7}},
+    "fedavgm": {"course": {"name": "fedavgm", "server_lr": 0.5}, "topology": {"n": 4}},
+    "fedswa": {"course": {"name": "fedswa", "swa_start": 0.3}, "topology": {"n": 4}},
     "hierarchical": {
         "course": {"name": "hierarchical"},
         "topology": {"family": "hierarchy", "n": 7, "parameters": {"edges": 2}},
     },
     "dpsgd": {"course": {"name": "dpsgd"}, "topology": {"family": "one-peer-exponential", "n": 4}},
+    "pushsum": {"course": {"name": "pushsum"}, "topology": {"family": "exponential", "n": 5}},
     "adpsgd": {"course": {"name": "adpsgd"}, "topology": {"family": "ring", "n": 4}, "devices": {"spread": 1.0}},
 }  # fmt: skip
 

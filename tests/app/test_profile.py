@@ -47,7 +47,7 @@ COMPUTED = ["p2pfl.compute.job.FitJob.__call__", "p2pfl.compute.inline.Inline.ru
         (Purpose.MESSAGES, ["p2pfl.wire.codec.encode", "p2pfl.node.peer.Peer.ask", "p2pfl.courses.fedavg.x", *TURN]),
         (Purpose.MESSAGES, ["heapq.merge", "p2pfl.link.memory.MemoryNetwork.schedule"]),
         (Purpose.MESSAGES, ["random.Random.random", "p2pfl.sim.some_law.draw", "p2pfl.sim.network.Network._delay"]),
-        (Purpose.MESSAGES, ["p2pfl.learn.params.is_finite", "p2pfl.courses.learner.Learner.vector"]),
+        (Purpose.MESSAGES, ["p2pfl.learn.params.is_finite", "p2pfl.courses.parts.Parts.vector"]),
         (Purpose.LOOP, ["asyncio.events.TimerHandle.__lt__", *TURN]),
         (Purpose.LOOP, ["selectors.EpollSelector.select", "p2pfl.sim.loop._Jump.select", *TURN]),
         (Purpose.OTHER, ["p2pfl.courses.rounds.RoundRules.asked", *TURN]),

@@ -30,6 +30,7 @@ from p2pfl.app.node_options import LocalData, NodeOptions, host_command
 from p2pfl.app.run import RunFolder
 from p2pfl.app.software import own_software
 from p2pfl.courses.course import HoldsModel
+from p2pfl.courses.durable import RoundCommitted
 from p2pfl.errors import P2pflError
 from p2pfl.learn.params import model_hash
 from p2pfl.node.events import Event, RoundEnded, RoundStarted
@@ -129,7 +130,8 @@ class Host:
         patience = Patience()
         async for event in events:
             if patience.tells(event) and not isinstance(event, (RoundEnded, RoundStarted)):
-                self._display.line(str(event))
+                if not isinstance(event, RoundCommitted):  # a round that ended is one: nothing new to a person
+                    self._display.line(str(event))
                 self._display.row("event", event=type(event).__name__, text=str(event))
 
 

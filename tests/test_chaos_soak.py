@@ -13,9 +13,9 @@ from tests.chaos.record import undisturbed
 pytestmark = pytest.mark.sockets
 
 
-@pytest.mark.parametrize(("name", "rounds"), [("fedavg", 300), ("dpsgd", 120)], ids=["fedavg", "dpsgd"])
-async def test_a_course_comes_through_kills(name: str, rounds: int, tmp_path: Path) -> None:
-    ordeal = Ordeal(name, clients=3, seconds=8.0, rounds=rounds)
+@pytest.mark.parametrize("name", ["fedavg", "dpsgd"])
+async def test_a_course_comes_through_kills(name: str, tmp_path: Path) -> None:
+    ordeal = Ordeal(name, clients=3, seconds=5.0, rounds=200)
     outcome = await endure(ordeal, tmp_path)
-    assert outcome.kills >= 2
-    assert problems(ordeal, outcome, await asyncio.to_thread(undisturbed, ordeal.course, rounds)) == []
+    assert outcome.kills >= 1
+    assert problems(ordeal, outcome, await asyncio.to_thread(undisturbed, ordeal.course, ordeal.rounds)) == []

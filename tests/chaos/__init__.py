@@ -1,0 +1,1 @@
+"""Nodes as processes, behind a network and on disks that fail."""

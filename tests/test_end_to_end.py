@@ -173,7 +173,7 @@ async def test_an_interrupted_client_says_goodbye_even_in_the_midst_of_training(
         async with asyncio.timeout(3):
             hasty.interrupt()
             while hasty.alive:  # it is busy saying goodbye when it is told again
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(0.1)
                 hasty.interrupt()
             assert await hasty.end() == 130
         async with asyncio.timeout(5):

@@ -10,7 +10,7 @@ from p2pfl.app.config import COURSES, Config, TopologySpec
 from p2pfl.compute.job import Compute
 from p2pfl.courses.course import Course, Place, Resumes
 from p2pfl.courses.learner import Learner
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, require
 from p2pfl.journal.journal import Journal
 from p2pfl.learn.data import Dataset, Shard, load_dataset
 from p2pfl.learn.model import Model, build_model
@@ -63,6 +63,8 @@ class Setup:
     @property
     def sleepers(self) -> Collection[int]:
         """Seats whose nodes a simulation makes only while they are needed."""
+        if self.config.compress.up.stateful:
+            return ()
         asleep = self.course.sleepers(self.topology.union, self.config.course)
         return asleep if len(asleep) > _ALL_AWAKE else ()
 
@@ -89,7 +91,15 @@ class Setup:
         With a journal they commit their rounds there, and go on after the last that was committed.
         """
         roles = self.course.play(
-            Place(seat, self.topology, self.learner(seat, compute), self.config.course, stop, journal)
+            Place(
+                seat,
+                self.topology,
+                self.learner(seat, compute),
+                self.config.course,
+                stop,
+                journal,
+                self.config.compress,
+            )
         )
         if journal is not None and (last := journal.last()) is not None:
             (role,) = (role for role in roles if isinstance(role, Resumes))
@@ -123,6 +133,8 @@ def prepare(config: Config[Any], seat: int | None = None) -> Setup:
     Raises UserError for whatever in the configuration cannot work.
     """
     course = COURSES[config.course.name]
+    takes = config.compress.plain or course.compresses
+    require(takes, f"compress: {course.name} does not compress what it sends; leave out [compress]")
     topology = build_topology(config.topology, course)
     seats = course.learners(topology.union)
     if config.partition.scheme == "own":

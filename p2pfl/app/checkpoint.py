@@ -34,6 +34,8 @@ class Standing:
     seconds: float = 0.0  # virtual
     packets: int = 0
     bytes: int = 0
+    down_bytes: int = 0  # of these, what the coordinator has sent, and what it has received
+    up_bytes: int = 0
     missing: int = 0
     trace: str = ""
 

@@ -15,12 +15,35 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from p2pfl.courses.adpsgd import ADPSGD
+from p2pfl.courses.apfl import APFL
+from p2pfl.courses.baselines import LOCAL, POOLED
+from p2pfl.courses.choco import CHOCO
 from p2pfl.courses.course import Course
+from p2pfl.courses.d2 import D2
+from p2pfl.courses.deepsqueeze import DEEPSQUEEZE
+from p2pfl.courses.dfedavgm import DFEDAVGM
+from p2pfl.courses.ditto import DITTO
 from p2pfl.courses.dpsgd import DPSGD
+from p2pfl.courses.epidemic import EPIDEMIC
 from p2pfl.courses.fedavg import FEDAVG
+from p2pfl.courses.fedbuff import FEDASYNC, FEDBUFF
+from p2pfl.courses.feddyn import FEDDYN
+from p2pfl.courses.fednova import FEDNOVA
+from p2pfl.courses.fedopt import FEDAVGM, FEDOPT
+from p2pfl.courses.fedprox import FEDPROX
+from p2pfl.courses.fedrep import FEDREP
+from p2pfl.courses.fedswa import FEDSWA
+from p2pfl.courses.gradtrack import GRADTRACK
 from p2pfl.courses.hierarchical import HIERARCHICAL
+from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG
+from p2pfl.courses.pfedme import PFEDME
 from p2pfl.courses.pushsum import PUSHSUM
+from p2pfl.courses.qfedavg import QFEDAVG
+from p2pfl.courses.qgm import QGM
+from p2pfl.courses.relaysgd import RELAYSGD
+from p2pfl.courses.scaffold import SCAFFOLD
 from p2pfl.errors import ConfigError
+from p2pfl.learn.compression import CompressSpec
 from p2pfl.learn.specs import DataSpec, ModelSpec, Option, PartitionSpec, TrainSpec
 from p2pfl.sim.availability import AvailabilitySpec
 from p2pfl.sim.devices import DeviceSpec
@@ -41,7 +64,43 @@ __all__ = [
 
 SettingsT = TypeVar("SettingsT")
 
-COURSES: Mapping[str, Course] = {course.name: course for course in (FEDAVG, HIERARCHICAL, DPSGD, ADPSGD, PUSHSUM)}
+COURSES: Mapping[str, Course] = {
+    course.name: course
+    for course in (
+        FEDAVG,
+        HIERARCHICAL,
+        DPSGD,
+        ADPSGD,
+        PUSHSUM,
+        D2,
+        GRADTRACK,
+        QGM,
+        DFEDAVGM,
+        EPIDEMIC,
+        RELAYSGD,
+        FEDBUFF,
+        FEDASYNC,
+        FEDPROX,
+        SCAFFOLD,
+        FEDDYN,
+        FEDOPT,
+        FEDAVGM,
+        FEDNOVA,
+        QFEDAVG,
+        FEDSWA,
+        FEDBN,
+        FEDPER,
+        LGFEDAVG,
+        DITTO,
+        FEDREP,
+        CHOCO,
+        DEEPSQUEEZE,
+        PFEDME,
+        APFL,
+        LOCAL,
+        POOLED,
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +131,7 @@ class Config(Generic[SettingsT]):
     partition: PartitionSpec = field(default_factory=PartitionSpec)
     model: ModelSpec = field(default_factory=ModelSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
+    compress: CompressSpec = field(default_factory=CompressSpec)
     network: NetworkSpec = field(default_factory=NetworkSpec)
     devices: DeviceSpec = field(default_factory=DeviceSpec)
     availability: AvailabilitySpec = field(default_factory=AvailabilitySpec)
@@ -153,15 +213,24 @@ def _with_profile(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _section(name: str, kind: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{name} is {value!r}; it must be a table, [{name}]")
-        _known(f"{name}.", value, {field.name for field in dataclasses.fields(kind)})
+    _tables(name, kind, value)
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$")
         raise ConfigError(f"{name}{where.rstrip('`')}: {what[:1].lower()}{what[1:]}") from error
+
+
+def _tables(name: str, kind: Any, value: Any) -> None:
+    """Raises ConfigError for a name that is not known, in a table or in one of the tables in it."""
+    if not dataclasses.is_dataclass(kind):
+        return
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name} is {value!r}; it must be a table, [{name}]")
+    types = typing.get_type_hints(kind)
+    _known(f"{name}.", value, {field.name for field in dataclasses.fields(kind)})
+    for key, inner in value.items():
+        _tables(f"{name}.{key}", types[key], inner)
 
 
 def _known(prefix: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -78,6 +78,8 @@ class Host:
             watching = asyncio.create_task(self._watch(events))
             try:
                 async with self._monitor, self._node as node, self._monitor.up():
+                    if self._options.advertise:
+                        await node.members.announce(addresses=self._options.advertise)
                     self._display.line(f"peer id {node.id}")
                     self._display.row("node", id=node.id, addresses=node.addresses, metrics=self._monitor.where)
                     async with patience(node, self._options.patience_seconds, resuming=bool(self._remembered)):

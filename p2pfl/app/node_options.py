@@ -27,6 +27,9 @@ class NodeOptions(IdentityOptions):
 
     listen: tuple[str, ...] = ()
     """Addresses to listen on, such as :7700 (this machine only) or 0.0.0.0:7700. None: only dial out."""
+    advertise: tuple[str, ...] = ()
+    """Addresses at which others are to dial this node, where they differ from those that it listens at: behind a proxy,
+    or a router that forwards a port."""
     peers: tuple[str, ...] = ()
     """Addresses of nodes to link to, such as hub:7700. One is enough: the others are learnt."""
     name: str = ""

@@ -23,6 +23,7 @@ from p2pfl.app.console import Display, table
 from p2pfl.app.options import parse_options
 from p2pfl.app.profile import Profile, profile_table, profiling
 from p2pfl.app.run import RunFolder
+from p2pfl.app.savings import savings
 from p2pfl.compute.cohort import Cohort
 from p2pfl.compute.job import Compute
 from p2pfl.compute.processes import Processes
@@ -75,6 +76,8 @@ class Outcome:
     bytes: int
     trace: str
     virtual_seconds: float
+    down_bytes: int = 0  # of all these, what the coordinator has sent, and what it has received
+    up_bytes: int = 0
 
 
 def simulate_command(arguments: list[str]) -> int:
@@ -156,6 +159,9 @@ def _figures(setup: Setup, outcome: Outcome, seconds: float) -> dict[str, object
         "metrics": outcome.rounds[-1].metrics if outcome.rounds else {},
         "seconds_to_accuracy": seconds_to_accuracy(outcome.rounds, target),
         "bytes": outcome.bytes,
+        "down_bytes": outcome.down_bytes,
+        "up_bytes": outcome.up_bytes,
+        **savings(setup, sum(done.participants for done in outcome.rounds)),
         "packets": outcome.packets,
         "virtual_seconds": outcome.virtual_seconds,
         "seconds": seconds,
@@ -187,7 +193,17 @@ def simulate(
         saved(reached)
     standing = reached.standing
     params = vectors[0] if stretch.coordinated else torch.stack(vectors).mean(0)
-    return Outcome(params, rounds, recorder.reason, standing.packets, standing.bytes, standing.trace, standing.seconds)
+    return Outcome(
+        params,
+        rounds,
+        recorder.reason,
+        standing.packets,
+        standing.bytes,
+        standing.trace,
+        standing.seconds,
+        standing.down_bytes,
+        standing.up_bytes,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,8 +256,11 @@ class _Stretch:
 
         run_virtual(world.run(observe), before.seconds)
         held = [role.params for seat in world.seats.values() for role in seat.roles if isinstance(role, HoldsModel)]
+        led = world.seats[0].node.statistics() if self.coordinated else None
         standing = replace(
             before,
+            down_bytes=before.down_bytes + (led.bytes_sent if led else 0),
+            up_bytes=before.up_bytes + (led.bytes_received if led else 0),
             round=before.round + len(recorder.rounds),
             seconds=clock[0],
             packets=before.packets + world.wire.packets,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from p2pfl.courses.learner import Learner
 from p2pfl.journal.journal import Journal
 from p2pfl.journal.state import State
+from p2pfl.learn.compression import CompressSpec
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.schedule import Schedule
 
@@ -27,6 +28,7 @@ class Place:
     settings: Any  # of the course's own class; the file that wrote the class reads it
     stop: int | None = None  # the round, from 0, before which to pause: the role's state goes on elsewhere; None: never
     journal: Journal | None = None  # where what must outlive the process is kept; None: nothing need outlive it
+    compress: CompressSpec = field(default_factory=CompressSpec)  # for a course that `compresses`
 
 
 RoleState = State
@@ -70,6 +72,7 @@ class Course:
     needs: Callable[[Topology], str | None]  # why the course cannot run on a topology, or None
     sleepers: Callable[[Topology, Any], Collection[int]] = lambda topology, settings: ()
     """Seats that only answer what they are asked, and keep nothing in between: a simulation need not hold them."""
+    compresses: bool = False  # whether it does what the table [compress] asks for
     elected: tuple[type, ...] = ()  # every role that `play` may give where the settings have the coordinator elected
 
     def cast(self, settings: Any = None) -> tuple[type, ...]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -41,6 +41,8 @@ from p2pfl.courses.gossip import (
     part,
 )
 from p2pfl.courses.learner import Learner
+from p2pfl.courses.parts import Parts
+from p2pfl.courses.steps import Adapt, Combine, Steps
 from p2pfl.courses.watch import Watch
 from p2pfl.errors import ConfigError, RemoteProtocolError
 from p2pfl.journal.journal import Journal
@@ -51,38 +53,57 @@ from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.schedule import Schedule
-from p2pfl.topology.weights import own_weight, received_weights, topology_weights
+from p2pfl.topology.weights import received_weights
 from p2pfl.wire.message import Message
 from p2pfl.wire.tensor import Tensors
 
-__all__ = ["DPSGD", "DpsgdSettings", "Mixer", "Model", "SignedModel"]
+__all__ = [
+    "DPSGD",
+    "DpsgdSettings",
+    "Mixer",
+    "MixingSettings",
+    "Model",
+    "SignedModel",
+    "connected",
+    "mixing",
+    "symmetric",
+]
 
 _ROUNDS_AHEAD = 64  # how far a neighbour may be ahead before its models are not kept
 
 
 @dataclass(frozen=True, slots=True)
-class DpsgdSettings(GossipSettings):
+class MixingSettings(GossipSettings):
+    """What every algorithm has whose nodes train and mix in rounds."""
+
+    deadline_seconds: float = 0.0
+    """After training, a round waits so long, and mixes what has come; 0: it waits for all who are linked."""
+
+    def __post_init__(self) -> None:
+        GossipSettings.__post_init__(self)
+        if self.deadline_seconds < 0:
+            raise ConfigError(f"course.deadline_seconds is {self.deadline_seconds}; it must not be negative")
+
+
+@dataclass(frozen=True, slots=True)
+class DpsgdSettings(MixingSettings):
     """The table [course] of a course file."""
 
     name: str = "dpsgd"
     order: str = "adapt"
     """`adapt`: train, then mix what all have trained; `combine`: mix the models that training began with."""
-    deadline_seconds: float = 0.0
-    """After training, a round waits so long, and mixes what has come; 0: it waits for all who are linked."""
     signed: bool = False
     """Whether models are signed, and nodes compare who signed what: who gives two models in one round is banned for a
     day. In each round 400 bytes of each node reach every other: it is meant for up to some hundreds of nodes."""
 
     def __post_init__(self) -> None:
-        GossipSettings.__post_init__(self)
+        MixingSettings.__post_init__(self)
         if self.order not in ("adapt", "combine"):
             raise ConfigError(f"course.order is {self.order!r}; it must be one of adapt, combine")
-        if self.deadline_seconds < 0:
-            raise ConfigError(f"course.deadline_seconds is {self.deadline_seconds}; it must not be negative")
 
 
 class Model(Message):
-    """The sender's model in this round. Rounds count from 0."""
+    """The sender's model in this round, and what else its algorithm gives. Rounds count from 0."""
 
     round: int
     params: Tensors
@@ -100,13 +121,16 @@ class Mixer:
     def __init__(
         self,
         learner: Learner,
-        settings: DpsgdSettings,
+        settings: MixingSettings,
         schedule: Schedule,
         stop: int | None = None,
         journal: Journal | None = None,
         watch: Watch | None = None,
+        steps: Steps | None = None,
     ) -> None:
-        """`stop`: the round, from 0, before which to pause. `watch`: the role that signs and checks models, if any."""
+        """`stop`: the round, from 0, before which to pause. `watch`: the role that signs and checks models, if any.
+        `steps`: what is given and what is made of it; None: the models that all have trained.
+        """
         self.params: Tensor = learner.model.initial
         self._stop = settings.rounds if stop is None else min(stop, settings.rounds)
         self._learner = learner
@@ -114,6 +138,7 @@ class Mixer:
         self._settings = settings
         self._schedule = schedule
         self._watch = watch
+        self._steps = steps or Adapt(learner.parts)
         self._neighbors = _neighbors(schedule, learner.seat)
         self._round = 0  # models of this one and of later ones are kept
         self._durable = Durable(journal)
@@ -126,9 +151,14 @@ class Mixer:
         self._mailbox: defaultdict[int, dict[int, Tensor]] = defaultdict(dict)  # round -> seat -> model
         self._checking: list[tuple[int, int]] = []  # rounds and seats of models that have come, and are hashed
 
+    @property
+    def parts(self) -> Parts:
+        """What is given to neighbours."""
+        return self._steps.parts
+
     async def run(self, node: Node) -> None:
         self._node = node
-        node.agree(self._learner.schema)
+        node.agree(self._learner.schema, self._steps.parts.schema)
         lead = await begin(node, self._learner, self._neighbors, self._round)
         while True:
             if lead is not None:
@@ -145,22 +175,24 @@ class Mixer:
             node.emit(CourseEnded(self._stop, f"all {self._stop} rounds are done"))
 
     def state(self) -> RoleState:
-        return {"params": self.params, "round": self._round}
+        return {"params": self.params, "round": self._round, **self._steps.state()}
 
     def resume(self, state: RoleState) -> None:
         self.params, self._round = as_tensor(state["params"]), int(state["round"])
+        self._steps.resume(state)
 
     async def _play(self, node: Node, round: int) -> None:
         node.emit(RoundStarted(round + 1, 1))
-        fitted = await self._training.fit(node, self._learner, self.params, round)
-        trained = self.params if fitted is None else fitted.params
-        adapt = self._settings.order == "adapt"
-        shared = trained if adapt else self.params
+        steps, before = self._steps, self.params
+        fitted = await self._training.attempt(node, round, steps.fit(self._learner, before, round))
+        trained = before if fitted is None else fitted.params
+        shared = steps.give(before, trained)
         heard = await self._exchange(node, round, shared)
-        mixed = self._mix(node, round, shared, heard)
-        self.params = mixed if adapt else mixed.add_(trained).sub_(shared)
+        self.params = steps.take(before, trained, self._mix(node, round, shared, heard), heard)
         distance = (
-            consensus_distance(shared, heard.values()) if self._settings.is_due(self._learner.seat, round) else None
+            consensus_distance(steps.shown(shared), map(steps.shown, heard.values()))
+            if self._settings.is_due(self._learner.seat, round)
+            else None
         )
         metrics = await self._settings.measure(self._learner, self.params, round, fitted, distance)
         await self._durable.commit(node, self._round, self.state(), metrics)
@@ -175,13 +207,14 @@ class Mixer:
 
     def _follow(self, lead: Lead) -> None:
         self._round, self.params = lead.round, lead.params
+        self._steps.restart()
         for old in [round for round in self._mailbox if round < self._round]:
             del self._mailbox[old]
 
     def _mix(self, node: Node, round: int, shared: Tensor, heard: dict[int, Tensor]) -> Tensor:
         """sum_j w_ij x_j in the order of the seats; models that are not finite are left out of it, and reported."""
         row = received_weights(self._weights(self._schedule.at(round)), heard)
-        mixed = shared * own_weight(row)
+        mixed = shared * self._steps.own(row)
         for other in sorted(row):
             mixed.add_(heard[other], alpha=row[other])
         if is_finite(mixed):  # one look at the sum instead of one at each model: NaN and infinity stay visible in it
@@ -196,7 +229,7 @@ class Mixer:
 
     def _weights(self, graph: Topology) -> dict[int, float]:
         if graph is not self._row[0]:
-            self._row = graph, topology_weights(graph, self._learner.seat)
+            self._row = graph, self._steps.row(graph, self._learner.seat)
         return self._row[1]
 
     async def _exchange(self, node: Node, round: int, shared: Tensor) -> dict[int, Tensor]:
@@ -220,7 +253,7 @@ class Mixer:
 
     async def _ours(self, node: Node, round: int, shared: Tensor) -> Model | Standing:
         """What we give in this round: our model, unless we must not sign it."""
-        params = self._learner.tensors(shared)
+        params = self._steps.parts.tensors(shared)
         if self._watch is None:
             return Model(round, params)
         signature = await self._watch.sign(node, round, params)
@@ -235,10 +268,15 @@ class Mixer:
             if others:
                 await self._say_where_we_are(node, others, ours.round)
             before, told = told, links(node, graph.neighbors(seat))
-            fresh = [peer for other in told if told[other] is not before.get(other) and (peer := node.at(other))]
-            await node.tell_all(fresh, ours)
+            fresh = [link.peer for other, link in told.items() if link is not before.get(other)]
+            if self._steps.apart:
+                await self._tell_apart(node, fresh, ours)
+            else:
+                await node.tell_all(fresh, ours)
             self._awaited = {
-                other for other in graph.senders(seat) if other not in box and self._is_due(node, other, ours.round)
+                other
+                for other in graph.senders(seat)
+                if other not in box and self._is_due(other, ours.round, audible=other in told or node.hears(other))
             }
             if not self._awaited:
                 return
@@ -247,11 +285,22 @@ class Mixer:
     async def _say_where_we_are(self, node: Node, others: Iterable[int], round: int) -> None:
         """Over every new link to those whom we give nothing in this round: they may wait for us in an earlier one."""
         before, self._met = self._met, links(node, others) if round else {}
-        fresh = [peer for other in self._met if self._met[other] is not before.get(other) and (peer := node.at(other))]
+        fresh = [link.peer for other, link in self._met.items() if link is not before.get(other)]
         await node.tell_all(fresh, Standing(round - 1))
 
-    def _is_due(self, node: Node, seat: int, round: int) -> bool:
-        return (node.hears(seat) and not self._pace.reached(seat, round)) or (round, seat) in self._checking
+    async def _tell_apart(self, node: Node, peers: Iterable[Peer], ours: Model | Standing) -> None:
+        """To each its own; a slow one holds nobody up."""
+        assert isinstance(ours, Model), "nobody watches where neighbours are given different vectors"
+        parts = self._steps.parts
+        shared = parts.vector(ours.params, finite=False)
+        async with asyncio.TaskGroup() as group:
+            for peer in peers:
+                assert peer.seat is not None, "neighbours have seats"
+                theirs = Model(ours.round, parts.tensors(self._steps.to(shared, peer.seat)))
+                group.create_task(node.tell_all([peer], theirs))
+
+    def _is_due(self, seat: int, round: int, *, audible: bool) -> bool:
+        return (audible and not self._pace.reached(seat, round)) or (round, seat) in self._checking
 
     @Model.handler
     def model(self, message: Model, peer: Peer) -> None:
@@ -261,7 +310,7 @@ class Mixer:
             return  # it missed the deadline
         seat = self._sender(message, peer)
         self._pace.note(seat, message.round)
-        self._take(message.round, seat, self._learner.vector(message.params, finite=False))
+        self._take(message.round, seat, self._read(message))
 
     @SignedModel.handler
     async def signed_model(self, message: SignedModel, peer: Peer) -> None:
@@ -269,7 +318,7 @@ class Mixer:
         if self._watch is None:
             raise RemoteProtocolError("a signed model came, and course.signed is false")
         seat = self._sender(message, peer)
-        vector = self._learner.vector(message.params, finite=False)
+        vector = self._read(message)
         if message.round >= self._round:
             self._pace.note(seat, message.round)
         self._checking.append((message.round, seat))
@@ -288,6 +337,12 @@ class Mixer:
         if not 0 <= message.round < self._settings.rounds:
             raise RemoteProtocolError(f"a model of round {message.round + 1} came, of {self._settings.rounds}")
         return require_seat(peer, *self._schedule.at(message.round).senders(self._learner.seat))
+
+    def _read(self, message: Model) -> Tensor:
+        """What was given. Raises RemoteProtocolError for what an honest neighbour does not give."""
+        vector = self._steps.parts.vector(message.params, finite=False)
+        self._steps.check(vector)
+        return vector
 
     def _take(self, round: int, seat: int, vector: Tensor) -> None:
         """Keep a model, which need not be finite: `_mix` looks."""
@@ -321,13 +376,45 @@ def _neighbors(schedule: Schedule, seat: int) -> tuple[int, ...]:
 
 
 def _play(place: Place) -> tuple[object, ...]:
+    steps = Adapt(place.learner.parts) if place.settings.order == "adapt" else Combine(place.learner.parts)
     watch = Watch(place.seat, _neighbors(place.topology, place.seat), place.journal) if place.settings.signed else None
-    mixer = Mixer(place.learner, place.settings, place.topology, place.stop, place.journal, watch)
+    mixer = Mixer(place.learner, place.settings, place.topology, place.stop, place.journal, watch, steps)
     return (mixer,) if watch is None else (mixer, watch)
 
 
-def _needs(topology: Topology) -> str | None:
+def connected(topology: Topology) -> str | None:
+    """Why nodes that mix cannot agree on this graph, or None."""
     return None if topology.is_connected else "the graph must be connected"
 
 
-DPSGD = Course("dpsgd", DpsgdSettings, (Mixer, Watch), _play, lambda topology: tuple(range(topology.n)), "ring", _needs)
+def symmetric(topology: Topology) -> str | None:
+    """Why the mean of all is not kept on this graph, or None."""
+    return connected(topology) if topology.is_symmetric else "links must go both ways, so that the mean of all is kept"
+
+
+def mixing(
+    name: str,
+    settings: type[MixingSettings],
+    steps: Callable[[Place], Steps],
+    needs: Callable[[Topology], str | None] = connected,
+    family: str = "ring",
+    *,
+    compresses: bool = False,
+) -> Course:
+    """The course of nodes that train and mix in rounds, and go by `steps(place)`.
+
+    `steps` raises ConfigError where settings and graph do not go together.
+    """
+
+    def play(place: Place) -> tuple[object, ...]:
+        return (Mixer(place.learner, place.settings, place.topology, place.stop, place.journal, steps=steps(place)),)
+
+    return Course(name, settings, (Mixer,), play, _everybody, family, needs, compresses=compresses)
+
+
+def _everybody(topology: Topology) -> Sequence[int]:
+    """All seats."""
+    return range(topology.n)
+
+
+DPSGD = Course("dpsgd", DpsgdSettings, (Mixer, Watch), _play, _everybody, "ring", connected)

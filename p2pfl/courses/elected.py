@@ -121,7 +121,7 @@ class Member(ABC):
                 elif not self._over.is_set():
                     await node.change()
         finally:
-            self._outbox.drop()
+            self._outbox.close()
         node.emit(CourseEnded(self.rounds, self._reason))
         self.council.adjourn()
 

@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from p2pfl.council.council import Council
+from p2pfl.courses.coded import compressed
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
 from p2pfl.courses.durable import Durable
 from p2pfl.courses.elected import Member
@@ -26,6 +27,7 @@ from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Upd
 from p2pfl.courses.outbox import Outbox, score
 from p2pfl.courses.rounds import Clients, Collected, RoundRules
 from p2pfl.courses.rules import Rule, averaging
+from p2pfl.courses.samplers import SAMPLERS, SamplerSpec
 from p2pfl.errors import CourseError, require
 from p2pfl.journal.certificate import Certificate
 from p2pfl.journal.journal import Journal
@@ -38,6 +40,7 @@ __all__ = ["FEDAVG", "Elected", "FedAvgSettings", "Leader", "Server", "Trainer",
 
 _FIRST_TERM = 1
 _CENTRAL = "central."  # before the names of what the server's half remembers
+_SAMPLER = "sampler."  # before the names of what the sampler has learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,15 @@ class FedAvgSettings:
     """Rounds at most."""
     fraction: float = 1.0
     """Share of the clients that makes up a round's cohort."""
+    sampler: str = "uniform"
+    """How a cohort is drawn: `uniform`; `responsiveness`, by the time that clients take; `grouped`, those together that
+    are about as fast; `power-of-choice`, where the loss is high; `oort`, for both loss and time."""
+    favour: str = "fast"
+    """With `responsiveness`: `fast`, or `slow`, to hear of all as often."""
+    candidates: float = 2.0
+    """With `power-of-choice`: of so many times the cohort those are taken whose loss is highest."""
+    groups: int = 10
+    """With `grouped`: so many groups of clients that are about as fast."""
     over_selection: float = 0.0
     """So many more clients are asked, as a share of the cohort."""
     quorum: float = 1.0
@@ -83,7 +95,7 @@ class FedAvgSettings:
     """The course's result: the model of the `last` round, or the `best` by accuracy (by loss, if there is none)."""
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "evaluate_every", "most_examples"):
+        for name in ("rounds", "evaluate_every", "most_examples", "candidates", "groups"):
             require(getattr(self, name) >= 1, f"course.{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("fraction", "quorum"):
             require(0 < getattr(self, name) <= 1, f"course.{name} is {getattr(self, name)}; it must lie in (0, 1]")
@@ -111,6 +123,7 @@ class FedAvgSettings:
             exclude_after=self.exclude_after,
             most_examples=self.most_examples,
             by_examples=self.weights == "examples",
+            sampling=SamplerSpec(self.sampler, self.favour, self.candidates, self.groups),
         )
 
 
@@ -119,12 +132,14 @@ _NOT_NEGATIVE = (
     "target_accuracy",
 )  # fmt: skip
 _CHOICES = {
+    "sampler": SAMPLERS,
+    "favour": ("fast", "slow"),
     "weights": ("examples", "equal"),
     "coordinator": ("fixed", "elect"),
     "evaluate": ("server", "clients", "both", "none"),
     "keep": ("last", "best"),
 }
-_ELECTED = {"keep": ("last",), "patience": (0,)}  # what a successor can go on with
+_ELECTED = {"keep": ("last",), "patience": (0,), "sampler": ("uniform",)}  # what a successor can go on with
 
 
 class Leader:
@@ -153,22 +168,34 @@ class Leader:
         self._clients = clients
         self._best = Best(settings)
 
+    @property
+    def rule(self) -> Rule:
+        """What is sent, and by which halves."""
+        return self._rule
+
     async def lead(self, node: Node) -> str:
         """Play the rounds that are left. Why the course is over; nothing: it pauses."""
         while not self._reason and self._round < self._stop:
             await self._play_round(node, self._round)
         return self._reason
 
-    async def _play_round(self, node: Node, round: int) -> None:
+    async def _collect(self, node: Node, round: int) -> Collected:
+        """Have a cohort train, and make the next model of it."""
         cohort = await self._clients.cohort(node, round)
         node.emit(RoundStarted(round + 1, len(cohort)))
-        sent = self._rule.down.tensors(self._central.broadcast(self.params, round))
-        collected = await self._clients.train(node, cohort, Train(round, sent))
+        collected = await self._clients.train(node, cohort, self._ask(round))
         if collected.mean is not None:
             share = collected.count / self._clients.total
             self.params = self._central.absorb(self.params, collected.mean, share, round)
+        return collected
+
+    def _ask(self, round: int) -> Train:
+        return Train(round, self._rule.down.tensors(self._central.broadcast(self.params, round)))
+
+    async def _play_round(self, node: Node, round: int) -> None:
+        collected = await self._collect(node, round)
         self._updates += collected.count
-        found = {"train_loss": collected.loss, **await self._evaluate(node, round)}
+        found = {"train_loss": collected.loss, **collected.metrics, **await self._evaluate(node, round)}
         metrics = {name: value for name, value in found.items() if value is not None and number(value) is not None}
         self._best.note(self.params, metrics)
         certificate = await self._certificate(node, round, collected)
@@ -204,16 +231,17 @@ class Leader:
 
     def state(self) -> RoleState:
         counts: RoleState = {"round": self._round, "updates": self._updates, "ended": self._reason}
-        central = {_CENTRAL + name: value for name, value in self._central.state().items()}
-        return {"params": self.params, **counts, **self._best.state(), **central}
+        central = _prefixed(_CENTRAL, self._central.state())
+        sampler = _prefixed(_SAMPLER, self._clients.sampler.state())
+        return {"params": self.params, **counts, **self._best.state(), **central, **sampler}
 
     def resume(self, state: RoleState) -> None:
         self.params = as_tensor(state["params"])
         self._round, self._updates = int(state["round"]), int(state["updates"])
         self._reason = str(state["ended"])
         self._best.resume(state)
-        central = {name.removeprefix(_CENTRAL): state[name] for name in state if name.startswith(_CENTRAL)}
-        self._central.resume(central)
+        self._central.resume(_below(_CENTRAL, state))
+        self._clients.sampler.resume(_below(_SAMPLER, state))
 
 
 class Server(Leader):
@@ -353,7 +381,15 @@ class Trainer:
             with node.waiting("the end of the course"):
                 await self._over.wait()
         finally:
-            self._outbox.drop()
+            self._outbox.close()
+
+    def state(self) -> RoleState:
+        """What its half remembers; nothing else of it lasts from round to round."""
+        return self._outbox.local.state()
+
+    def resume(self, state: RoleState) -> None:
+        if state:
+            self._outbox.local.resume(state)
 
     @Train.handler
     async def train(self, ask: Train, peer: Peer) -> Update:
@@ -376,12 +412,27 @@ class Trainer:
 def _play(place: Place) -> tuple[object, ...]:
     if place.settings.coordinator == "elect":
         require(place.stop is None, "--checkpoint-every does not go with course.coordinator = 'elect'; leave it out")
+        require(place.compress.plain, "[compress] does not go with course.coordinator = 'elect'; leave it out")
         candidate = Candidate(place, _clients(place.topology.union))
         return candidate.council, candidate
-    if place.seat == 0:
-        clients = place.topology.union.neighbors(0)
-        return (Server(place.learner, place.settings, clients, place.stop, place.journal),)
-    return (Trainer(place.learner, 0, place.journal),)
+    return _cast(place, averaging(place.learner))
+
+
+def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[object, ...]:
+    """The server, or a client, of a rule."""
+    rule = compressed(plain, place.learner, place.compress)
+    if place.seat:
+        return (Trainer(place.learner, 0, place.journal, rule),)
+    clients = place.topology.union.neighbors(0)
+    return (server(place.learner, place.settings, clients, place.stop, place.journal, rule),)
+
+
+def _prefixed(prefix: str, state: RoleState) -> RoleState:
+    return {prefix + name: value for name, value in state.items()}
+
+
+def _below(prefix: str, state: RoleState) -> RoleState:
+    return {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
 
 
 def _needs(topology: Topology) -> str | None:
@@ -403,25 +454,24 @@ def starred(
     rule: Callable[[Learner, Any], Rule],
     *,
     remembers: bool = False,
+    server: type[Server] = Server,
 ) -> Course:
     """The course of a server and its clients that goes by `rule(learner, settings)`.
 
-    `remembers`: its clients' half has a state, so that clients do not sleep between rounds.
+    `remembers`: its clients' half has a state, so that clients do not sleep between rounds; `server`: one that does not
+    go round by round.
     """
 
     def play(place: Place) -> tuple[object, ...]:
         elected = place.settings.coordinator == "elect"
         require(not elected, f"course.coordinator is 'elect', which {name} does not go with; set it to fixed")
-        found = rule(place.learner, place.settings)
-        if place.seat:
-            return (Trainer(place.learner, 0, place.journal, found),)
-        clients = place.topology.union.neighbors(0)
-        return (Server(place.learner, place.settings, clients, place.stop, place.journal, found),)
+        return _cast(place, rule(place.learner, place.settings), server)
 
     def sleepers(topology: Topology, _: object) -> Collection[int]:
         return () if remembers else _clients(topology)
 
-    return Course(name, settings, (Server, Trainer), play, _clients, "star", _needs, sleepers)
+    in_rounds = server is Server  # then an update is made of the model that was sent last
+    return Course(name, settings, (server, Trainer), play, _clients, "star", _needs, sleepers, compresses=in_rounds)
 
 
 FEDAVG = Course(
@@ -433,5 +483,6 @@ FEDAVG = Course(
     "star",
     _needs,
     _sleepers,
+    compresses=True,
     elected=(Council, Candidate),
 )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Collection, Iterable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
@@ -97,8 +97,12 @@ class Training:
 
     async def fit(self, node: Node, learner: Learner, params: Tensor, round: int) -> FitResult | None:
         """See Learner.fit. None if it has failed, which is told."""
+        return await self.attempt(node, round, learner.fit(params, round))
+
+    async def attempt(self, node: Node, round: int, training: Awaitable[FitResult]) -> FitResult | None:
+        """What our training in a round gives. None if it has failed, which is told."""
         try:
-            fitted = await learner.fit(params, round)
+            fitted = await training
         except ComputeError as error:
             self._failure = error
             node.emit(UpdateMissing.because(round + 1, node.name, error))
@@ -287,6 +291,6 @@ async def _greet(node: Node, seats: Collection[int], standing: Standing) -> None
     told: dict[int, Connection] = {}
     while True:
         before, told = told, links(node, seats)
-        fresh = [peer for seat in told if told[seat] is not before.get(seat) and (peer := node.at(seat))]
+        fresh = [link.peer for seat, link in told.items() if link is not before.get(seat)]
         await node.tell_all(fresh, standing)
         await node.change()

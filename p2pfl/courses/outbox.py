@@ -36,6 +36,8 @@ class Outbox:
         self._durable = durable
         self._key = ""  # of the round, and of the model that training starts from
         self._work: asyncio.Task[Update] | None = None
+        self._askers = 0  # who wait for it
+        self._closed = False
         kept = None if durable.journal is None else durable.journal.kept(_NAME)
         if kept is not None:
             self.local.resume({name.removeprefix(_LOCAL): kept[name] for name in kept if name.startswith(_LOCAL)})
@@ -51,15 +53,24 @@ class Outbox:
             self._key = key
             self._work = asyncio.create_task(self._make(node, key, round, received))
         work = self._work
+        self._askers += 1
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError as end:
-            if LINK_LOST not in end.args:  # nobody will ask again
+            if LINK_LOST not in end.args or self._closed:  # nobody will ask again
                 self._drop_if(work)
             raise
         except Exception:
             self._drop_if(work)
             raise
+        finally:
+            self._askers -= 1
+
+    def close(self) -> None:
+        """The node stops. Who has asked may yet get the update, in the time that a stopping node leaves to handlers."""
+        self._closed = True
+        if not self._askers:
+            self.drop()
 
     def drop(self) -> None:
         """Nobody wants it any more."""
@@ -87,7 +98,7 @@ class Outbox:
 
     def _as_state(self, key: str, update: Update) -> RoleState:
         loss = {} if update.loss is None else {"loss": update.loss}
-        vector = self._rule.up.vector(update.params, finite=False)
+        vector = self._rule.up.packed(update.params)
         local = {_LOCAL + name: value for name, value in self.local.state().items()}
         return {"key": key, "vector": vector, "num_examples": update.num_examples, **loss, **local}
 

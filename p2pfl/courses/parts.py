@@ -28,14 +28,18 @@ class Parts:
         """`params`: how much of the model is sent, if not all of it; `more`: the lengths of other parts."""
         self._model = model
         whole = model.layout.numel if params is None else params
-        self._sizes: Mapping[str, int] = {_MODEL: whole, **more}
+        self.sizes: Mapping[str, int] = {_MODEL: whole, **more}
         self._is_model = not more and whole == model.layout.numel
-        self.schema: Schema = tuple(TensorSpec(name, "f32", (size,)) for name, size in self._sizes.items())
-        self.numel = sum(self._sizes.values())
+        self.schema: Schema = tuple(TensorSpec(name, "f32", (size,)) for name, size in self.sizes.items())
+        self.numel = sum(self.sizes.values())
 
     def tensors(self, vector: Tensor) -> Tensors:
         """A vector as it is sent. It is passed by reference: do not write to it afterwards."""
         return Tensors(self.schema, tuple(as_buffer(part) for part in self.split(vector).values()))
+
+    def packed(self, tensors: Tensors) -> Tensor:
+        """What `tensors` was given, to be kept and sent again."""
+        return self.vector(tensors, finite=False)
 
     def vector(self, tensors: Tensors, *, finite: bool = True) -> Tensor:
         """A received vector; one part is read in place. Raises RemoteProtocolError for other shapes than agreed, or for
@@ -45,7 +49,7 @@ class Parts:
         """
         if tensors.schema != self.schema:
             raise RemoteProtocolError(f"{tensors} came where {', '.join(map(str, self.schema))} was agreed")
-        found = [from_buffer(tensors[name], size) for name, size in self._sizes.items()]
+        found = [from_buffer(tensors[name], size) for name, size in self.sizes.items()]
         vector = found[0] if len(found) == 1 else torch.cat(found)
         if finite and not (self._model.is_sound(vector) if self._is_model else is_finite(vector)):
             raise RemoteProtocolError("a model with NaN or infinite numbers came")
@@ -53,16 +57,16 @@ class Parts:
 
     def split(self, vector: Tensor) -> dict[str, Tensor]:
         """Views of a vector's parts."""
-        if len(self._sizes) == 1:
+        if len(self.sizes) == 1:
             return {_MODEL: vector}
-        ends = accumulate(self._sizes.values())
-        return {name: vector[end - size : end] for (name, size), end in zip(self._sizes.items(), ends, strict=True)}
+        ends = accumulate(self.sizes.values())
+        return {name: vector[end - size : end] for (name, size), end in zip(self.sizes.items(), ends, strict=True)}
 
     def join(self, **parts: Tensor) -> Tensor:
         """The vector of these parts; one part is the vector itself."""
-        if len(self._sizes) == 1:
+        if len(self.sizes) == 1:
             return parts[_MODEL]
-        return torch.cat([parts[name].reshape(-1) for name in self._sizes])
+        return torch.cat([parts[name].reshape(-1) for name in self.sizes])
 
     def __repr__(self) -> str:
-        return f"<Parts {', '.join(f'{name} {size}' for name, size in self._sizes.items())}>"
+        return f"<Parts {', '.join(f'{name} {size}' for name, size in self.sizes.items())}>"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from random import Random
 from typing import Protocol
@@ -16,17 +16,29 @@ from torch import Tensor
 from p2pfl.aggregators.mean import WeightedMean
 from p2pfl.courses.attendance import Attendance
 from p2pfl.courses.learner import Learner, seed_of
-from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update
+from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update, number
 from p2pfl.courses.parts import Parts
-from p2pfl.errors import ComputeError, RemoteProtocolError
+from p2pfl.courses.samplers import SamplerSpec, Seen
+from p2pfl.errors import ComputeError, RemoteProtocolError, require
 from p2pfl.journal.certificate import Contribution
 from p2pfl.node.events import Event, UpdateMissing
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
 
-__all__ = ["ClientExcluded", "ClientReadmitted", "Clients", "Cohort", "Collected", "RoundRules"]
+__all__ = [
+    "LATE",
+    "ClientExcluded",
+    "ClientReadmitted",
+    "Clients",
+    "Cohort",
+    "Collected",
+    "Harvest",
+    "RoundRules",
+    "seat_of",
+    "stopwatch",
+]
 
-_LATE = "nothing came before the deadline"
+LATE = "nothing came before the deadline"
 _PAUSE_SECONDS = 1.0
 _LINGER_SECONDS = 5.0
 _AT_ONCE = 1000  # clients that are asked together where all are asked
@@ -50,6 +62,7 @@ class RoundRules:
     exclude_after: int = 0  # failures in succession after which a client is left out for a while; 0: never
     most_examples: int = 100_000_000  # that one update may claim
     by_examples: bool = True  # weigh updates by the number of examples, else equally
+    sampling: SamplerSpec = field(default_factory=SamplerSpec)  # whom a cohort is made up of
 
     def asked(self, clients: int) -> int:
         """How many of so many clients are asked."""
@@ -100,6 +113,8 @@ class Collected:
     num_examples: int
     loss: float | None
     contributions: tuple[Contribution, ...] = ()  # by seat, where they are certified
+    discount: float = 1.0  # how much of their weight the updates have kept together
+    metrics: Mapping[str, float] = field(default_factory=dict)  # what else is to be told of the round
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +165,7 @@ class Clients:
         self._awake: tuple[int, ...] | None = None
         self._known: dict[int, Peer] = {}  # those that have been linked, except for who sleeps in between
         self._attendance = Attendance(rules.exclude_after)
+        self.sampler = rules.sampling.sampler()
 
     @property
     def total(self) -> int:
@@ -160,6 +176,11 @@ class Clients:
         """Those that are to be linked all the time. The others sleep until they are called; see Membership.on_call."""
         if self._awake is None:
             self._awake = tuple(seat for seat in self.seats if not node.members.on_call(seat))
+            require(
+                self.sampler.lazy or len(self._awake) == len(self.seats),
+                f"course.sampler is {self.rules.sampling.name!r}, which looks at every client, and here these sleep; "
+                "set it to 'uniform', or simulate fewer clients",
+            )
         return self._awake
 
     async def assemble(self, node: Node, at_least: int) -> None:
@@ -174,31 +195,41 @@ class Clients:
             async with asyncio.timeout(self.rules.rejoin_seconds):
                 await self.assemble(node, len(self.seats))
 
-    async def cohort(self, node: Node, round: int, *salt: object) -> Cohort:
+    async def cohort(self, node: Node, round: int, *salt: object, many: int | None = None) -> Cohort:
         """Whom this round asks, by seat: drawn from those who are there. Waits while nobody is. `salt` seeds it, too.
+
+        `many`: how many, if not as many as the rules say.
 
         Who was cut off a short while ago is waited for. Who fails all the time is left out, if others are there.
         """
-        seed = seed_of(self.learner.seed, "cohort", *salt, round)
+        many = self.rules.asked(self.total) if many is None else many
         while True:
             await self.assemble(node, at_least=1)
             await self._rejoined(node)
-            there = self._there(node, _shuffled(self._everybody, Random(seed)))
-            cohort = await self._call(node, (seat for seat in there if self._attendance.admits(seat, round)))
-            if not cohort:
-                cohort = await self._call(node, self._there(node, _shuffled(self._everybody, Random(seed))))
-            if cohort:
+            if cohort := await self.draw(node, round, many, *salt):
+                return cohort
+            rng = Random(seed_of(self.learner.seed, "cohort", *salt, round))
+            if cohort := await self._call(node, self.sampler.draw(self._everybody, self._there(node), many, rng)):
                 return cohort
             await asyncio.sleep(_PAUSE_SECONDS)  # all who sleep are away, and nobody tells when they come back
 
-    async def _call(self, node: Node, seats: Iterator[int]) -> Cohort:
-        drawn = list(islice(seats, self.rules.asked(len(self._everybody))))
+    async def draw(self, node: Node, round: int, many: int, *salt: object, but: Collection[int] = ()) -> Cohort:
+        """So many of those who are there and not left out, or all if they are fewer; nobody of the seats `but`."""
+        there = self._there(node)
+
+        def admits(seat: int) -> bool:
+            return there(seat) and self._attendance.admits(seat, round) and seat not in but
+
+        rng = Random(seed_of(self.learner.seed, "cohort", *salt, round))
+        return await self._call(node, self.sampler.draw(self._everybody, admits, many, rng))
+
+    async def _call(self, node: Node, drawn: Collection[int]) -> Cohort:
         own = self._own is not None and self.learner.seat in drawn
         return Cohort(tuple(await node.call(seat for seat in drawn if not own or seat != self.learner.seat)), own)
 
-    def _there(self, node: Node, seats: Iterable[int]) -> Iterator[int]:
+    def _there(self, node: Node) -> Callable[[int], bool]:
         own = None if self._own is None else self.learner.seat
-        return (seat for seat in seats if seat == own or node.at(seat) or node.members.would_wake(seat))
+        return lambda seat: seat == own or node.at(seat) is not None or node.members.would_wake(seat)
 
     async def _rejoined(self, node: Node) -> None:
         """Wait until those are back that were cut off, or have been for too long."""
@@ -222,53 +253,71 @@ class Clients:
     async def train(self, node: Node, cohort: Cohort, ask: Train) -> Collected:
         """Let the cohort train; the mean of the updates, once there are enough of them or no time is left."""
         enough = min(self.rules.enough(len(self._everybody)), len(cohort))
-        harvest = _Harvest(node, cohort, self, ask.round)
-        replies = node.ask_all(cohort.peers, ask, rejoin_seconds=self._patience(node))
+        own = [self.learner.seat] if cohort.own else []
+        harvest = Harvest(node, self, sorted([*map(seat_of, cohort.peers), *own]))
+        watch = stopwatch()
+        replies = node.ask_all(cohort.peers, ask, rejoin_seconds=self.patience(node))
         with suppress(TimeoutError):
             async with asyncio.timeout(self.rules.deadline_seconds or None) as limit, replies:
                 if cohort.own:
                     await self._train_too(node, ask, harvest)  # meanwhile, the others train
                 async for peer, update in replies:
                     try:
-                        await harvest.take(peer, update)
+                        await harvest.take(peer, update, ask.round)
                     except (RemoteProtocolError, ValueError) as error:
-                        self._missed(node, ask.round, peer, error)
+                        self.missed(node, ask.round, peer, error, watch())
                         continue
-                    if self._attendance.came(_seat(peer)):
-                        node.emit(ClientReadmitted(ask.round + 1, peer.name))
+                    self.came(node, peer, update, watch())
                     if harvest.mean.count >= enough:
                         if not self.rules.grace_seconds:
                             break
                         _shorten(limit, self.rules.grace_seconds)
         for peer, failure in replies.failed.items():
-            self._missed(node, ask.round, peer, failure)
-        if harvest.mean.count < enough or self.rules.grace_seconds:
-            for peer in _by_seat(replies.waiting):
-                self._missed(node, ask.round, peer, TimeoutError(_LATE))
+            self.missed(node, ask.round, peer, failure, watch())
+        self._outrun(node, ask.round, replies.waiting, watch(), late=harvest.mean.count < enough)
         await self.dismiss(node, cohort.peers)
         return harvest.collected()
 
-    async def _train_too(self, node: Node, ask: Train, harvest: _Harvest) -> None:
+    async def _train_too(self, node: Node, ask: Train, harvest: Harvest) -> None:
         """As one of the clients. Who fails at it is missing in this round, and goes on to coordinate."""
         assert self._own is not None, "only who trains is in a cohort"
         try:
-            await harvest.take(None, await self._own.own_update(node, ask))
+            await harvest.take(None, await self._own.own_update(node, ask), ask.round)
         except (ComputeError, RemoteProtocolError, ValueError) as error:
             node.emit(UpdateMissing.because(ask.round + 1, node.name, error))
 
-    def _patience(self, node: Node) -> float:
+    def patience(self, node: Node) -> float:
         """Seconds for who is cut off. Who sleeps until it is dialled does not come back by itself."""
         return self.rules.rejoin_seconds if len(self.awake(node)) == len(self.seats) else 0.0
 
-    def _missed(self, node: Node, round: int, peer: Peer, error: Exception) -> None:
+    def came(self, node: Node, peer: Peer, update: Update, seconds: float) -> None:
+        """A client has given what it was asked for so many seconds ago, and it can be used."""
+        seat = seat_of(peer)
+        self.sampler.note(seat, Seen(seconds, update.num_examples, number(update.loss), update.round))
+        if self._attendance.came(seat):
+            node.emit(ClientReadmitted(update.round + 1, peer.name))
+
+    def missed(self, node: Node, round: int, peer: Peer, error: Exception, seconds: float) -> None:
+        """A client that was asked so many seconds ago gave nothing, or nothing of use."""
+        seat = seat_of(peer)
+        if isinstance(error, TimeoutError):  # who fails at once is not fast
+            self.sampler.note(seat, Seen(seconds, round=round))
         node.emit(UpdateMissing.because(round + 1, peer.name, error))
-        if rounds := self._attendance.failed(_seat(peer), round):
+        if rounds := self._attendance.failed(seat, round):
             node.emit(ClientExcluded(round + 1, peer.name, rounds, str(error)))
+
+    def _outrun(self, node: Node, round: int, peers: Iterable[Peer], seconds: float, *, late: bool) -> None:
+        """The round ends without these. They are late, unless there was a quorum that waits for nobody."""
+        for peer in _by_seat(peers):
+            if late or self.rules.grace_seconds:
+                self.missed(node, round, peer, TimeoutError(LATE), seconds)
+            else:
+                self.sampler.note(seat_of(peer), Seen(seconds, round=round))
 
     async def evaluate(self, node: Node, ask: Evaluate) -> Score:
         """Let all clients evaluate, each on its own examples; the mean weighted by their numbers."""
         await self.assemble(node, at_least=1)
-        there = self._there(node, self.seats)
+        there = filter(self._there(node), self.seats)
         scores: list[Score] = [] if self._own is None else [await self._own.own_score(ask)]
         while seats := list(islice(there, _AT_ONCE)):
             batch = await node.call(seats)
@@ -282,7 +331,7 @@ class Clients:
 
     async def finish(self, node: Node, ask: Finish) -> None:
         """Give the result to all who are awake; who is cut off at this moment has a little time to come back for it."""
-        linger = max(_LINGER_SECONDS, self._patience(node))
+        linger = max(_LINGER_SECONDS, self.patience(node))
         peers = {*self._known.values(), *await node.meet(self.awake(node), at_least=0)}
         with suppress(TimeoutError):
             async with asyncio.timeout(linger), node.ask_all(peers, ask, rejoin_seconds=linger) as replies:
@@ -291,7 +340,7 @@ class Clients:
 
     async def _scores(self, node: Node, clients: Sequence[Peer], ask: Evaluate) -> list[Score]:
         scores: list[Score] = []
-        replies = node.ask_all(clients, ask, rejoin_seconds=self._patience(node))
+        replies = node.ask_all(clients, ask, rejoin_seconds=self.patience(node))
         with suppress(TimeoutError):
             async with asyncio.timeout(self.rules.deadline_seconds or None), replies:
                 async for _, score in replies:
@@ -299,44 +348,54 @@ class Clients:
         for peer, error in replies.failed.items():
             node.emit(UpdateMissing.because(ask.round + 1, peer.name, error))
         for peer in _by_seat(replies.waiting):
-            node.emit(UpdateMissing(ask.round + 1, peer.name, _LATE, "late"))
+            node.emit(UpdateMissing(ask.round + 1, peer.name, LATE, "late"))
         return scores
 
 
-class _Harvest:
+class Harvest:
     """The updates of one round, as they come."""
 
-    def __init__(self, node: Node, cohort: Cohort, clients: Clients, round: int) -> None:
-        own = [clients.learner.seat] if cohort.own else []
-        self.mean = WeightedMean(sorted([*map(_seat, cohort.peers), *own]))
+    def __init__(self, node: Node, clients: Clients, ranks: Iterable[int]) -> None:
+        """`ranks`: in what order updates are added: the seats of those who may give one, or other numbers."""
+        self.mean = WeightedMean(ranks)
         self._node = node
         self._clients = clients
-        self._round = round
         self._losses: list[tuple[float | None, int]] = []
         self._contributions: list[Contribution] = []
+        self._weight, self._undiscounted = 0.0, 0.0
 
-    async def take(self, peer: Peer | None, update: Update) -> None:
-        """`peer`: whose update it is; None: our own. Raises RemoteProtocolError or ValueError if it cannot be used."""
+    async def take(
+        self, peer: Peer | None, update: Update, round: int, *, rank: int | None = None, discount: float = 1.0
+    ) -> None:
+        """An update that was asked for in a round. `peer`: whose it is; None: our own; `rank`: if it is not the seat.
+
+        Raises RemoteProtocolError or ValueError if it cannot be used.
+        """
         learner, rules = self._clients.learner, self._clients.rules
-        seat, peer_id = (learner.seat, self._node.id) if peer is None else (_seat(peer), peer.id)
-        if update.round != self._round:
+        seat, peer_id = (learner.seat, self._node.id) if peer is None else (seat_of(peer), peer.id)
+        if update.round != round:
             raise RemoteProtocolError(f"an update of round {update.round + 1} came")
         if update.num_examples > rules.most_examples:
             raise RemoteProtocolError(
                 f"an update of {update.num_examples} examples came; course.most_examples is {rules.most_examples}"
             )
         vector = self._clients.up.vector(update.params)
-        weight = update.num_examples if rules.by_examples else 1
-        self.mean.add(seat, vector, weight)
+        whole = update.num_examples if rules.by_examples else 1
+        weight = whole * discount
+        self.mean.add(seat if rank is None else rank, vector, weight)
+        self._weight, self._undiscounted = self._weight + weight, self._undiscounted + whole
         self._losses.append((update.loss, update.num_examples))
         if self._clients.certify:
             digest = await learner.digest(vector)
             self._contributions.append(Contribution(seat, peer_id, digest, float(weight)))
 
-    def collected(self) -> Collected:
+    def collected(self, **metrics: float) -> Collected:
+        """What there is of them in the end. `metrics`: what else is to be told."""
         num_examples = sum(examples for _, examples in self._losses)
         by_seat = tuple(sorted(self._contributions, key=lambda each: each.seat))
-        return Collected(self.mean.value(), self.mean.count, num_examples, _mean(self._losses), by_seat)
+        discount = self._weight / self._undiscounted if self._undiscounted else 1.0
+        count, loss = self.mean.count, _mean(self._losses)
+        return Collected(self.mean.value(), count, num_examples, loss, by_seat, discount, metrics)
 
 
 def _shorten(limit: asyncio.Timeout, seconds: float) -> None:
@@ -345,21 +404,20 @@ def _shorten(limit: asyncio.Timeout, seconds: float) -> None:
     limit.reschedule(min(limit.when() or math.inf, until))
 
 
-def _seat(peer: Peer) -> int:
+def stopwatch() -> Callable[[], float]:
+    """Tells the seconds from now on, by the loop's clock."""
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    return lambda: clock() - began
+
+
+def seat_of(peer: Peer) -> int:
+    """Where a client sits; -1 if it has lost its seat."""
     return -1 if peer.seat is None else peer.seat
 
 
 def _by_seat(peers: Iterable[Peer]) -> list[Peer]:
     return sorted(peers, key=lambda peer: (peer.seat is None, peer.seat, peer.id))
-
-
-def _shuffled(seats: Sequence[int], rng: Random) -> Iterator[int]:
-    """All seats in a random order, at a cost that depends on how many are taken: R. A. Fisher and F. Yates, 1938."""
-    moved: dict[int, int] = {}  # the places that hold another seat by now
-    for left in range(len(seats), 0, -1):
-        place = rng.randrange(left)
-        yield seats[moved.get(place, place)]
-        moved[place] = moved.pop(left - 1, left - 1)
 
 
 def _mean(weighted: Iterable[tuple[float | None, int]]) -> float | None:

@@ -79,6 +79,8 @@ class Rule:
     up: Parts
     central: Callable[[], Central]
     local: Callable[[], Local]
+    relative: bool = False
+    """Whether what an update has for the model is a difference to what was received, and not a model."""
 
 
 class Averaging:

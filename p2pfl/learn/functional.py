@@ -16,7 +16,7 @@ from torch import Tensor
 from p2pfl.learn.batched import stacked
 from p2pfl.learn.batches import batches
 from p2pfl.learn.descent import Descent, parts_of
-from p2pfl.learn.train import Fit, FitResult, mean_loss
+from p2pfl.learn.train import Fit, FitResult, mean_loss, training_loss
 
 __all__ = ["fit_functional"]
 
@@ -33,7 +33,7 @@ def _train(fits: Sequence[Fit]) -> list[FitResult]:
     from torch.func import functional_call, grad_and_value, vmap  # noqa: PLC0415 - its first use takes a second
 
     model, spec = fits[0].model, fits[0].spec
-    layout = model.layout
+    layout, objective = model.layout, training_loss(model, spec)
     weights = stacked([fit.params for fit in fits])
     drifts = [fit.drift for fit in fits if fit.drift is not None]
     parts = parts_of(
@@ -45,7 +45,7 @@ def _train(fits: Sequence[Fit]) -> list[FitResult]:
     names = [entry.name for entry in layout.entries]
 
     def loss_of(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return model.loss(functional_call(model.module, parameters, (x,)), y)
+        return objective(functional_call(model.module, parameters, (x,)), y)
 
     differentiate = vmap(grad_and_value(loss_of))
     descent = Descent.of(fits[0])

@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from p2pfl.learn.batches import batches
 from p2pfl.learn.descent import Descent, Part, parts_of
 from p2pfl.learn.memory import duplicate
-from p2pfl.learn.train import Fit, FitResult, mean_loss
+from p2pfl.learn.train import Fit, FitResult, mean_loss, training_loss
 
 __all__ = ["fit_fused", "large_layers"]
 
@@ -54,14 +54,14 @@ def _found(module: ref[nn.Module]) -> tuple[str, ...]:
 def fit_fused(work: Fit) -> FitResult:
     """What `p2pfl.learn.train.fit` gives, to rounding."""
     flat = duplicate(work.params)
-    descent = Descent.of(work)
+    descent, objective = Descent.of(work), training_loss(work.model, work.spec)
     losses: list[Tensor] = []
     sizes: list[int] = []
     with work.model.using(flat, training=True, seed=work.seed) as weights:
         parts = _parts(work, flat)
         with _called(work.model.module, dict(zip(map(id, weights), parts, strict=True)), descent) as layers:
             for x, y in batches(work.shard, work.spec, work.seed):
-                loss = work.model.loss(work.model.module(x), y)
+                loss = objective(work.model.module(x), y)
                 with _updating(layers, loss):
                     gradients = torch.autograd.grad(loss, weights, allow_unused=True)
                 updated = {id(layer.part) for layer in layers if layer.updated}

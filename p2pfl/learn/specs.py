@@ -163,6 +163,21 @@ class TrainSpec:
     """Pull towards the weights that the round began with: mu of FedProx (Li et al., MLSys 2020)."""
     clip: float = 0.0
     """Largest L2 norm of a batch's gradient, when above 0; it is applied before the pulls."""
+    label_smoothing: float = 0.0
+    """Share of each target that is spread evenly over all classes, for cross_entropy; evaluation knows nothing of it
+    (Szegedy et al., CVPR 2016, https://arxiv.org/abs/1512.00567)."""
+    accumulate: int = 1
+    """Batches of one pass whose gradients make one step: what a batch so many times as large would give, in less
+    memory."""
+    sam_rho: float = 0.0
+    """Radius of sharpness-aware minimisation, when above 0: steps go by the gradient where the loss is worst within
+    it, which costs a second backward pass (Foret et al., ICLR 2021)."""
+    sam_adaptive: bool = False
+    """Measure the radius in proportion to the weights (ASAM, Kwon et al., ICML 2021); train.sam_rho is then about ten
+    times as large."""
+    function: str = ""
+    """Your own training in place of ours: `package.module:function` or `./file.py:function`; it is called with those of
+    `params`, `model`, `shard`, `spec`, `seed`, `round` and `drift` that it takes, see p2pfl/learn/own.py."""
     limit_seconds: float = 0.0
     """Training that takes longer in one round has failed in that round, when above 0: a guard against a model that
     hangs. What hangs keeps the thread or process that it has until it ends."""
@@ -179,16 +194,25 @@ class TrainSpec:
     def __post_init__(self) -> None:
         _choose("train.schedule", self.schedule, ("constant", "step", "cosine"))
         _choose("train.tier", self.tier, ("auto", "cohort", "functional", "fused", "plain"))
-        for name in ("epochs", "batch_size", "schedule_rounds"):
+        for name in ("epochs", "batch_size", "schedule_rounds", "accumulate"):
             value = getattr(self, name)
             require(value >= 1, f"train.{name} is {value}; it must be at least 1")
-        for name in ("steps", "lr", "schedule_factor", "weight_decay", "proximal", "clip", "limit_seconds"):
+        for name in _NOT_NEGATIVE:
             value = getattr(self, name)
             require(value >= 0, f"train.{name} is {value}; it must not be negative")
-        require(0 <= self.momentum < 1, f"train.momentum is {self.momentum}; it must lie in [0, 1)")
+        for name in ("momentum", "label_smoothing"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"train.{name} is {value}; it must lie in [0, 1)")
+        aimless = self.sam_adaptive and self.sam_rho == 0
+        require(not aimless, "train.sam_adaptive is set, but train.sam_rho is 0; give a radius, such as 0.5")
         foreign = self.optimizer != "sgd" and self.momentum > 0
         require(not foreign, "train.momentum is for sgd; give other optimizers theirs in train.optimizer_parameters")
+        forced = bool(self.function) and self.tier != "auto"
+        require(not forced, f"train.tier is {self.tier}, but train.function trains in its own way; leave the tier out")
         unused = self.optimizer == "sgd" and bool(self.optimizer_parameters)
         require(
             not unused, "train.optimizer_parameters are not for sgd; name a class of torch.optim in train.optimizer"
         )
+
+
+_NOT_NEGATIVE = ("steps", "lr", "schedule_factor", "weight_decay", "proximal", "clip", "sam_rho", "limit_seconds")

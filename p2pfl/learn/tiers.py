@@ -5,9 +5,10 @@
 | cohort | chains of linear layers and activations | many clients in batched products, gradients by hand (batched.py) |
 | fused | other models with large linear layers | client by client, updated within the backward pass (fused.py) |
 | plain | everything | client by client, as anyone would write it (train.py) |
+| own | `train.function` | client by client, by the user's function (own.py) |
 
-All give the same result to rounding, and none lets it depend on who else is trained: a host that trains for itself gets
-the bytes that a simulation gets.
+The first three give the same result to rounding, and none lets it depend on who else is trained: a host that trains for
+itself gets the bytes that a simulation gets.
 
 `functional` (functional.py) trains small models of any kind together, by torch.func. It promises nobody the same bits
 alone and together, and makes a lone client slower, so it runs only where `train.tier` asks for it.
@@ -24,8 +25,9 @@ from p2pfl.learn.chain import Chain, chain_of
 from p2pfl.learn.functional import fit_functional
 from p2pfl.learn.fused import fit_fused, large_layers
 from p2pfl.learn.model import Model
+from p2pfl.learn.own import fit_by_own, own_function
 from p2pfl.learn.specs import TrainSpec
-from p2pfl.learn.train import Fit, FitResult, fit_plainly
+from p2pfl.learn.train import Fit, FitResult, fit_plainly, training_loss
 
 __all__ = ["Tier", "fit_all", "fit_one", "tier_of"]
 
@@ -42,7 +44,14 @@ class Tier:
 
 
 def tier_of(model: Model, spec: TrainSpec) -> Tier:
-    """The tier in which `model` is trained as `spec` says. Raises ConfigError if `spec.tier` names one that cannot."""
+    """The tier in which `model` is trained as `spec` says.
+
+    Raises ConfigError if `spec.tier` names one that cannot, or if nothing can be done as `spec` says.
+    """
+    if spec.function:
+        own_function(spec.function)
+        return Tier("own", f"train.function is {spec.function}")
+    training_loss(model, spec)
     hindrances = {"cohort": _not_cohort(model, spec), "fused": _not_fused(model, spec), "plain": ""}
     if spec.tier == "functional":
         hindrances["functional"] = _not_stateless(model) or _not_by_hand(spec)
@@ -92,6 +101,8 @@ class _Ways:
     def __init__(self) -> None:
         self._tiers: dict[tuple[int, int], str] = {}  # by identity of model and spec, which live as long as this
         self._suited: dict[tuple[int, int], bool] = {}  # by identity of model and data set
+        self._specs: dict[int, TrainSpec] = {}  # by identity, the first that is equal
+        self._different: list[TrainSpec] = []
 
     def cohort_of(self, work: Fit) -> Hashable | None:
         """What those have in common who can be trained together; None for a client to be trained alone."""
@@ -99,7 +110,7 @@ class _Ways:
         if tier not in ("cohort", "functional") or len(work.shard) == 0 or work.params.shape != length:
             return None
         if tier == "functional":
-            return id(work.model), id(work.spec), work.lr, len(work.shard), work.drift is None
+            return id(work.model), self._same(work.spec), work.lr, len(work.shard), work.drift is None
         both = (id(work.model), id(dataset))
         if both not in self._suited:
             self._suited[both] = suits(_chain(work.model), dataset)
@@ -107,15 +118,27 @@ class _Ways:
             return None
         width = width_of(len(work.shard), work.spec)
         like = (dataset.x.shape[1:], dataset.y.shape[1:], dataset.y.dtype)
-        return id(work.model), id(work.spec), work.lr, width, work.drift is None, like
+        return id(work.model), self._same(work.spec), work.lr, width, work.drift is None, like
 
     def alone(self, work: Fit) -> Callable[[Fit], FitResult]:
         """How a client is trained who is trained alone."""
-        fused = self._tier(work) != "plain" and not _not_fused(work.model, work.spec)
+        tier = self._tier(work)
+        if tier == "own":
+            return fit_by_own
+        fused = tier != "plain" and not _not_fused(work.model, work.spec)
         return fit_fused if fused else fit_plainly
 
+    def _same(self, spec: TrainSpec) -> int:
+        """The identity of the first spec that is equal: a course may make one for each client."""
+        if id(spec) not in self._specs:
+            known = next((other for other in self._different if other == spec), None)
+            if known is None:
+                self._different.append(spec)
+            self._specs[id(spec)] = known or spec
+        return id(self._specs[id(spec)])
+
     def _tier(self, work: Fit) -> str:
-        both = (id(work.model), id(work.spec))
+        both = (id(work.model), self._same(work.spec))
         if both not in self._tiers:
             self._tiers[both] = tier_of(work.model, work.spec).name
         return self._tiers[both]
@@ -126,7 +149,8 @@ def _not_cohort(model: Model, spec: TrainSpec) -> str:
     chain = chain_of(model.module)
     if isinstance(chain, str):
         return chain
-    return _not_stateless(model) or _not_by_hand(spec)
+    smoothed = "label_smoothing is set" if spec.label_smoothing > 0 else ""
+    return _not_stateless(model) or _not_by_hand(spec) or smoothed
 
 
 def _not_stateless(model: Model) -> str:
@@ -143,10 +167,14 @@ def _not_fused(model: Model, spec: TrainSpec) -> str:
 
 
 def _not_by_hand(spec: TrainSpec) -> str:
-    """Why the steps have to see whole gradients."""
+    """Why each step has to see a whole gradient, or more than one."""
     if spec.optimizer != "sgd":
         return f"optimizer is {spec.optimizer}"
-    return "clip is set" if spec.clip > 0 else ""
+    if spec.clip > 0:
+        return "clip is set"
+    if spec.sam_rho > 0:
+        return "sam_rho is set"
+    return "accumulate is set" if spec.accumulate > 1 else ""
 
 
 def _chain(model: Model) -> Chain:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from p2pfl.errors import ConfigError
-from p2pfl.learn.batches import batches
+from p2pfl.learn.batches import Work, batches
 from p2pfl.learn.data import Shard
 from p2pfl.learn.lookup import unknown
 from p2pfl.learn.memory import duplicate
-from p2pfl.learn.model import Model
+from p2pfl.learn.model import Loss, Model
+from p2pfl.learn.sharpness import climb, norm
 from p2pfl.learn.specs import TrainSpec
 
-__all__ = ["Fit", "FitResult", "fit", "fit_plainly", "learning_rate", "mean_loss"]
+__all__ = ["Fit", "FitResult", "fit", "fit_plainly", "learning_rate", "mean_loss", "training_loss"]
 
-Gradients = tuple[Tensor, ...]
+Gradients = tuple[Tensor, ...]  # not written to: two may be one tensor, as those of biases that are added up
 Step = Callable[[Gradients], None]  # one update of the weights by a batch's gradients
 
 
@@ -73,27 +77,40 @@ def fit_plainly(work: Fit) -> FitResult:
     """One plain step after the other: what all faster ways are measured by.
 
     References: plain SGD as in McMahan et al., AISTATS 2017; `spec.proximal` as in Li et al., "Federated Optimization
-    in Heterogeneous Networks", MLSys 2020, https://arxiv.org/abs/1812.06127; momentum and weight decay as in torch.
+    in Heterogeneous Networks", MLSys 2020, https://arxiv.org/abs/1812.06127; momentum and weight decay as in torch;
+    `spec.sam_rho` in sharpness.py.
     """
     model, spec = work.model, work.spec
     flat = duplicate(work.params)
     losses: list[Tensor] = []
     sizes: list[int] = []
+    steps = 0
     with model.using(flat, training=True, seed=work.seed) as weights:
+        slope = _Slope(model, weights, training_loss(model, spec))
         step = _stepper(_Run(flat, work.params, weights, model, work.drift), spec, work.lr)
-        for x, y in batches(work.shard, spec, work.seed):
-            loss = model.loss(model.module(x), y)
-            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-            if any(gradient is None for gradient in gradients):
-                gradients = tuple(
-                    torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradients, strict=True)
-                )
+        for group in _groups(work):
+            gradients, found = slope.at(group)
+            losses += found
+            sizes += [len(y) for _, y in group]
+            if spec.sam_rho > 0:
+                kept = flat.clone()
+                climb(weights, gradients, spec.sam_rho, adaptive=spec.sam_adaptive)
+                gradients, _ = slope.at(group)
+                flat.copy_(kept)  # with the running statistics from before the climb
             if spec.clip > 0:
-                _clip(gradients, spec.clip)
+                gradients = _clipped(gradients, spec.clip)
             step(gradients)
-            losses.append(loss.detach())
-            sizes.append(len(y))
-    return FitResult(flat, len(work.shard), mean_loss(losses, sizes), len(sizes))
+            steps += 1
+    return FitResult(flat, len(work.shard), mean_loss(losses, sizes), steps)
+
+
+def training_loss(model: Model, spec: TrainSpec) -> Loss:
+    """The loss that a model is trained by. Raises ConfigError if its own has no labels to smooth."""
+    if spec.label_smoothing == 0:
+        return model.loss
+    if model.loss is not functional.cross_entropy:
+        raise ConfigError("train.label_smoothing is set, but model.loss is not cross_entropy; leave it out")
+    return partial(functional.cross_entropy, label_smoothing=spec.label_smoothing)
 
 
 def mean_loss(losses: Sequence[Tensor], sizes: Sequence[int]) -> float:
@@ -120,9 +137,53 @@ def learning_rate(spec: TrainSpec, round: int) -> float:
             return spec.lr
 
 
-def _clip(gradients: Gradients, bound: float) -> None:
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
-    torch._foreach_mul_(gradients, (bound / (norm + 1e-6)).clamp(max=1.0))
+Batch = tuple[Tensor, Tensor]  # inputs and targets
+
+
+def _groups(work: Fit) -> Iterator[list[Batch]]:
+    """The batches of each step. None has batches of two passes."""
+    left = batches(work.shard, work.spec, work.seed)
+    plan = Work.of(len(work.shard), work.spec)
+    done = 0
+    while done < plan.steps:
+        group = list(islice(left, min(work.spec.accumulate, plan.per_pass - done % plan.per_pass)))
+        done += len(group)
+        yield group
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Slope:
+    """The gradient of the loss by the weights that are in the module."""
+
+    model: Model
+    weights: list[Tensor]
+    loss: Loss
+
+    def at(self, group: Sequence[Batch]) -> tuple[Gradients, list[Tensor]]:
+        """Over all examples of some batches; and the mean loss of each batch."""
+        gradients, loss = self._of(*group[0])
+        if len(group) == 1:
+            return gradients, [loss]
+        total = sum(len(y) for _, y in group)
+        mean, losses = torch._foreach_mul(gradients, len(group[0][1]) / total), [loss]
+        for x, y in group[1:]:
+            gradients, loss = self._of(x, y)
+            torch._foreach_add_(mean, gradients, alpha=len(y) / total)
+            losses.append(loss)
+        return mean, losses
+
+    def _of(self, x: Tensor, y: Tensor) -> tuple[Gradients, Tensor]:
+        loss = self.loss(self.model.module(x), y)
+        gradients = torch.autograd.grad(loss, self.weights, allow_unused=True)
+        if any(gradient is None for gradient in gradients):
+            gradients = tuple(
+                torch.zeros_like(w) if g is None else g for w, g in zip(self.weights, gradients, strict=True)
+            )
+        return gradients, loss.detach()
+
+
+def _clipped(gradients: Gradients, bound: float) -> Gradients:
+    return torch._foreach_mul(gradients, (bound / (norm(gradients) + 1e-6)).clamp(max=1.0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -207,9 +268,9 @@ def _torch_optim(run: _Run, spec: TrainSpec, lr: float) -> Step:
     def step(gradients: Gradients) -> None:
         with torch.no_grad():
             if spec.proximal:
-                torch._foreach_add_(gradients, torch._foreach_sub(run.weights, starts), alpha=spec.proximal)
+                gradients = torch._foreach_add(gradients, torch._foreach_sub(run.weights, starts), alpha=spec.proximal)
             if drifts is not None:
-                torch._foreach_add_(gradients, drifts)
+                gradients = torch._foreach_add(gradients, drifts)
         for weight, gradient in zip(run.weights, gradients, strict=True):
             weight.grad = gradient
         optimizer.step()

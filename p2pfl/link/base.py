@@ -104,6 +104,7 @@ class LinkLimits:
     max_head: int = 256 * 1024  # bytes
     max_message: int = 1 << 30  # bytes of all buffers of one packet
     max_buffers: int = 4096  # buffers of one packet
+    max_control: int = 2 << 20  # bytes of packets without buffers that wait for a peer that does not read
     max_streams: int = 64  # packets of one link that may be under way at once
     max_under_way: int = 64 << 20  # bytes of them together, those aside whose tensors were agreed
     max_under_way_in_all: int = field(default_factory=lambda: ram_bytes() // 4)  # bytes, on all links of one transport

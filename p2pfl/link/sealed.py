@@ -10,8 +10,17 @@ import asyncio
 import math
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
+from itertools import count
 
-from p2pfl.errors import HandshakeFailed, LinkClosed, LinkError, LinkRefused, LinkTruncated, RemoteProtocolError
+from p2pfl.errors import (
+    HandshakeFailed,
+    LinkClosed,
+    LinkError,
+    LinkRefused,
+    LinkSilent,
+    LinkTruncated,
+    RemoteProtocolError,
+)
 from p2pfl.link.base import CloseCode, LinkLimits, LinkStatistics, MessageSocket, Receiver, error_of_close
 from p2pfl.link.channel import MAX_RECORDS, SecureChannel
 from p2pfl.link.transfers import Transfers
@@ -22,6 +31,7 @@ from p2pfl.wire.transfer import Begun, Partial, TransferId
 __all__ = ["CloseCode", "MessageSocket", "SealedLink", "error_of_close"]
 
 GOODBYE_SECONDS = 2.0  # how long close() waits for the other end
+_TURN = 32  # messages of one link that are taken before the other links have their turn
 BATCH_BYTES = 100_000  # a message takes no further record from here on: two full ones are the fastest, see benchmarks
 
 
@@ -86,6 +96,9 @@ class SealedLink:
         if self._closing or self._error is not None:
             return
         check_packet(packet, self._limits)
+        if self._outgoing.control > self._limits.max_control:
+            self.abort(LinkSilent(f"it does not read: {self._outgoing.control} bytes of answers wait for it"))
+            return
         self._outgoing.append(packet)
         self.statistics.packets_sent += 1
         self._ready.set()
@@ -200,26 +213,35 @@ class SealedLink:
 
     async def _read(self, incoming: FrameReader, receiver: Receiver) -> None:
         try:
-            while not incoming.finished:
+            for turn in count(1):
+                if incoming.finished:
+                    break
+                if turn % _TURN == 0:  # what has arrived is received without a pause: let others have theirs
+                    await asyncio.sleep(0)
                 message = await self._socket.receive()
                 if self._error is not None:  # ended by another task, while the message was waiting here
                     return
                 self.statistics.bytes_received += len(message)
-                for record in self._open(message):
-                    if (arrived := incoming.feed(record)) is None:
-                        continue
-                    if not isinstance(arrived, Packet):
-                        self._resume(arrived)
-                        continue
-                    self.statistics.packets_received += 1
-                    receiver.packet_received(arrived)
-                    if self._error is not None:  # the receiver has ended the link
-                        return
+                self._take(message, incoming, receiver)
+                if self._error is not None:  # the receiver has ended the link
+                    return
             self.abort(LinkClosed(f"{self.remote[:10]} said goodbye"))
         except LinkTruncated as error:
             self.abort(LinkClosed(f"said goodbye to {self.remote[:10]}") if self._said_goodbye else error)
         except LinkError as error:
             self.abort(error)
+
+    def _take(self, message: bytes | memoryview, incoming: FrameReader, receiver: Receiver) -> None:
+        for record in self._open(message):
+            if (arrived := incoming.feed(record)) is None:
+                continue
+            if not isinstance(arrived, Packet):
+                self._resume(arrived)
+                continue
+            self.statistics.packets_received += 1
+            receiver.packet_received(arrived)
+            if self._error is not None:
+                return
 
     def _open(self, message: bytes | memoryview) -> Iterator[memoryview]:
         """Anybody on the way can change bytes: what does not decrypt is not held against the peer."""

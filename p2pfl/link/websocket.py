@@ -168,7 +168,10 @@ class WebSocketTransport:
             ws = web.WebSocketResponse(
                 protocols=(chosen,), compress=False, max_msg_size=MAX_MESSAGE, timeout=CLOSE_SECONDS
             )
-            await ws.prepare(request)
+            try:
+                await ws.prepare(request)
+            except (OSError, aiohttp.ClientError) as error:
+                raise HandshakeFailed(f"the dialler went away in the middle of the upgrade: {error}") from error
             wire = _Socket(ws, self._established)
             try:
                 link = await self._shake(
@@ -291,7 +294,7 @@ class WebSocketTransport:
             raise self._declined(target, error) from error
         except aiohttp.ClientError as error:
             raise HandshakeFailed(
-                f"what answers at {target} is no p2pfl node ({error}): correct the address"
+                f"what answers at {target} is no p2pfl node, or broke off ({error}): correct the address, or try later"
             ) from error
 
     def _declined(self, target: Address, error: aiohttp.WSServerHandshakeError) -> LinkError:

@@ -256,6 +256,8 @@ class Connection:
 
     async def _handle(self, number: int | None, content: Incoming) -> None:
         body, reason, unready = None, "", False
+        if number is not None:
+            await self.link.drain()  # while the peer does not read, it has no further asks handled
         try:
             body = await self.peer.dispatch.run(self.peer, content, asked=number is not None)
         except RemoteProtocolError as error:
@@ -264,10 +266,11 @@ class Connection:
         except HandlerError as error:
             reason, unready = str(error), isinstance(error, Unready)
         if number is not None:
-            self._send_answer(number, body, reason, unready=unready)
             if body is not None and body.buffers:
-                self._running[asyncio.current_task()] = _ANSWERED  # type: ignore[index]  # a coroutine runs in a task
-                await self.link.drain()  # while the peer does not read, it has no further asks handled
+                await self.link.drain()  # large answers one after the other
+            self._send_answer(number, body, reason, unready=unready)
+            self._running[asyncio.current_task()] = _ANSWERED  # type: ignore[index]  # a coroutine runs in a task
+            await self.link.drain()
 
     def _send_answer(self, number: int, body: Body | None, reason: str, *, unready: bool) -> None:
         if body is not None:

@@ -247,9 +247,25 @@ _ANY = ("I3", "I7", "I8", "I11")  # whatever the course is
 _CHECKED: Mapping[str, tuple[str, ...]] = {
     "fedavg": ("I1", "I2", "I3", "I7", "I8", "I9", "I10", "I11", "I12"),
     "hierarchical": ("I1", "I2", "I3", "I7", "I8", "I9", "I10", "I11", "I12"),
+    "fedbuff": (*_ANY, "I1", "I9"),
+    "fedasync": (*_ANY, "I1", "I9"),
+    "fedprox": ("I1", "I2", "I3", "I7", "I8", "I9", "I10", "I11", "I12"),
+    "scaffold": ("I1", *_ANY, "I9", "I10", "I12"),
+    "feddyn": (*_ANY, "I9", "I10"),
+    "fedopt": (*_ANY, "I9", "I10"),
+    "fedavgm": (*_ANY, "I9", "I10"),
+    "fednova": ("I1", *_ANY, "I9", "I10", "I12"),
+    "qfedavg": (*_ANY, "I9", "I10"),
+    "fedswa": (*_ANY, "I9", "I10"),
     "dpsgd": (*_ANY, "I10", "I12"),
     "adpsgd": (*_ANY, "I12 in sum"),
     "pushsum": (*_ANY, "I12 of weights"),
+    "d2": (*_ANY, "I10"),  # corrections may take a share below zero for a while
+    "gradtrack": (*_ANY, "I10"),
+    "qgm": (*_ANY, "I10", "I12"),
+    "dfedavgm": (*_ANY, "I10", "I12"),
+    "relaysgd": (*_ANY, "I10"),  # in the end, the last rounds are still on their way
+    "epidemic": (*_ANY, "I12"),
 }
 
 

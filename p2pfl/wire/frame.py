@@ -118,6 +118,9 @@ class Resumed(NamedTuple):
     received: int
 
 
+_OVERHEAD = 512  # bytes of objects that a packet is made of
+
+
 class FrameWriter:
     """Queues packets and gives their records, in the order in which they should leave.
 
@@ -130,7 +133,7 @@ class FrameWriter:
 
     __slots__ = (
         "_aborts", "_answers", "_begun_before", "_control", "_finish", "_held", "_link", "_max_turns", "_msg_id",
-        "_slots", "_turns", "_waiting", "_withdrawn", "begun", "finished", "queued",
+        "_slots", "_turns", "_waiting", "_withdrawn", "begun", "control", "finished", "queued",
     )  # fmt: skip
 
     def __init__(
@@ -142,6 +145,7 @@ class FrameWriter:
         self.begun: list[Begun] = []  # large packets that the other end may not have whole
         self.finished = False  # whether FIN was given
         self.queued = 0  # bytes of heads and buffers that have not left yet
+        self.control = 0  # bytes of memory that packets without buffers take until they have left
         self._slots = list(reversed(range(max_streams)))  # free stream numbers, the last is taken first
         self._msg_id = 0  # of the packet that starts next
         self._max_turns = max_streams - 1  # one slot is kept for control
@@ -161,6 +165,7 @@ class FrameWriter:
         outgoing = Outgoing(packet)
         self.queued += outgoing.left
         if not packet.buffers:
+            self.control += outgoing.left + _OVERHEAD
             self._control.append(outgoing)
         else:
             self._waiting.append(outgoing)
@@ -221,6 +226,8 @@ class FrameWriter:
         before = outgoing.left
         record = self._start(outgoing) if outgoing.stream is None else self._continue(outgoing)
         self.queued -= before - outgoing.left
+        if queue is self._control:
+            self.control -= before - outgoing.left
         if outgoing.begun is not None:
             outgoing.begun.note(outgoing.left)
         if outgoing.ready:
@@ -228,6 +235,7 @@ class FrameWriter:
                 queue.rotate(-1)
             return record
         queue.popleft()
+        self.control -= _OVERHEAD if queue is self._control else 0
         assert outgoing.stream is not None
         if outgoing.left:
             self._held[outgoing.msg_id] = outgoing
@@ -272,6 +280,8 @@ class FrameWriter:
         return record
 
     def _drop(self, outgoing: Outgoing) -> None:
+        if outgoing in self._control:
+            self.control -= outgoing.left + _OVERHEAD
         for queue in (self._control, self._turns, self._waiting):
             if outgoing in queue:
                 queue.remove(outgoing)

@@ -80,6 +80,10 @@ class Heartbeat(NamedTuple):
 Event = Told | Asked | Replied | Failed | Cancelled | Credited | Pinged | Ponged | Farewell | None
 
 
+_PINGS = 32  # that a peer may send at once: what has gathered in a stall arrives together ...
+_PINGS_PER_SECOND = 10.0  # ... and for long; who bears 5 s of silence sends one in 1.25 s
+
+
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
     """Bounds that both ends keep. A peer that goes beyond them breaks the protocol."""
@@ -94,8 +98,7 @@ class Session:
 
     __slots__ = (
         "_alive_at", "_arriving", "_cancelled", "_handled", "_heard_at", "_last_out", "_open_in", "_open_out",
-        "_pinged_at", "_tells_open",
-        "limits", "said_bye", "tells_left",
+        "_ping_at", "_pinged_at", "_pings", "_tells_open", "limits", "said_bye", "tells_left",
     )  # fmt: skip
 
     def __init__(self, now: float, limits: SessionLimits | None = None) -> None:
@@ -106,6 +109,8 @@ class Session:
         self._open_out: set[int] = set()  # our asks without an answer
         self._cancelled: set[int] = set()  # those of them whose answer nobody wants
         self._open_in: set[int] = set()  # the peer's asks that we have not answered
+        self._pings = 0.0  # of the peer, of late
+        self._ping_at = now
         self._tells_open = 0  # the peer's tells that hold one of its places
         self._handled = 0  # tells handled since the last credit
         self._heard_at = now  # the last packet
@@ -211,6 +216,7 @@ class Session:
     def _housekeeping(self, kind: str, number: int, content: Incoming, now: float) -> Event:
         match kind:
             case "ping":
+                self._count_ping(now)
                 return Pinged(pack("pong", number))
             case "pong":
                 sent, self._pinged_at = self._pinged_at, None
@@ -218,6 +224,12 @@ class Session:
             case "bye":
                 return Farewell(_text(content, "reason"))
         raise RemoteProtocolError(f"a head has the kind {kind[:20]!r}, which is none of ours")
+
+    def _count_ping(self, now: float) -> None:
+        passed, self._ping_at = now - self._ping_at, now
+        self._pings = max(0.0, self._pings - _PINGS_PER_SECOND * passed) + 1
+        if self._pings > _PINGS:
+            raise RemoteProtocolError("pings come faster than they are of use")
 
     def _answered(self, number: int) -> bool:
         """Close our ask; whether anybody still waits for it."""

@@ -20,16 +20,45 @@ from p2pfl.errors import ConfigError
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.toml"
 COURSES = {
+    "choco": {
+        "course": {"name": "choco", "restart_every": 3},
+        "compress": {"up": {"select": "low-rank", "values": "sign"}},
+        "topology": {"family": "ring", "n": 4},
+    },
+    "deepsqueeze": {
+        "course": {"name": "deepsqueeze"},
+        "compress": {"up": {"values": "qsgd"}},
+        "topology": {"family": "ring", "n": 4},
+    },
+    "compressed": {
+        "course": {"name": "fedavg"},
+        "compress": {"up": {"select": "low-rank", "values": "sign"}, "down": {"values": "qsgd"}},
+        "topology": {"n": 5},
+    },
+    "scaffold": {"course": {"name": "scaffold", "fraction": 0.5}, "topology": {"n": 5}},
+    "feddyn": {"course": {"name": "feddyn", "alpha": 0.1, "fraction": 0.5}, "topology": {"n": 5}},
+    "fedprox": {"course": {"name": "fedprox", "stragglers": 0.5}, "topology": {"n": 5}},
     "fedavg": {"course": {"name": "fedavg", "fraction": 0.5, "keep": "best"}, "topology": {"n": 7}},
     "fedopt": {"course": {"name": "fedopt", "server_optimizer": "yogi", "fraction": 0.5}, "topology": {"n": 7}},
     "fedavgm": {"course": {"name": "fedavgm", "server_lr": 0.5}, "topology": {"n": 4}},
     "fedswa": {"course": {"name": "fedswa", "swa_start": 0.3}, "topology": {"n": 4}},
+    "fedbuff": {"course": {"name": "fedbuff", "goal": 2, "sampler": "grouped"}, "devices": {"spread": 1.0}, "topology": {"n": 6}},
+    "ditto": {"course": {"name": "ditto", "fraction": 0.5}, "topology": {"n": 7}},
+    "fedrep": {"course": {"name": "fedrep", "fraction": 0.5}, "topology": {"n": 7}},
+    "pfedme": {"course": {"name": "pfedme", "fraction": 0.5}, "topology": {"n": 7}},
+    "apfl": {"course": {"name": "apfl", "fraction": 0.5}, "topology": {"n": 7}},
+    "local": {"course": {"name": "local", "fraction": 0.5}, "topology": {"n": 7}},
     "hierarchical": {
         "course": {"name": "hierarchical"},
         "topology": {"family": "hierarchy", "n": 7, "parameters": {"edges": 2}},
     },
     "dpsgd": {"course": {"name": "dpsgd"}, "topology": {"family": "one-peer-exponential", "n": 4}},
     "pushsum": {"course": {"name": "pushsum"}, "topology": {"family": "exponential", "n": 5}},
+    "d2": {"course": {"name": "d2"}, "topology": {"family": "ring", "n": 4}},
+    "gradtrack": {"course": {"name": "gradtrack"}, "topology": {"family": "ring", "n": 4}},
+    "qgm": {"course": {"name": "qgm"}, "topology": {"family": "ring", "n": 4}},
+    "relaysgd": {"course": {"name": "relaysgd"}, "topology": {"family": "chain", "n": 4}},
+    "epidemic": {"course": {"name": "epidemic", "fanout": 2}, "topology": {"family": "full", "n": 4}},
     "adpsgd": {"course": {"name": "adpsgd"}, "topology": {"family": "ring", "n": 4}, "devices": {"spread": 1.0}},
 }  # fmt: skip
 
@@ -74,7 +103,7 @@ def test_a_world_in_which_nodes_come_and_go_is_resumed_with_the_same_bytes(sleep
     assert resumed.rounds == whole.rounds[2:]
 
 
-@pytest.mark.parametrize("name", ["fedavg", "hierarchical", "dpsgd"])
+@pytest.mark.parametrize("name", ["fedavg", "compressed", "scaffold", "feddyn", "hierarchical", "dpsgd"])
 def test_where_rounds_are_in_step_a_checkpoint_changes_no_model(name):
     plain = simulate(prepared(name))
     paused = simulate(prepared(name), start=Checkpoint(Standing(every=1)))

@@ -31,7 +31,7 @@ from tests.chaos.cluster import peak_bytes, resident_bytes
 
 MIB = 1 << 20
 LIMITS = LinkLimits(max_under_way=8 * MIB, max_under_way_in_all=64 * MIB)
-BESIDES = 3 * MIB  # of each link: a WebSocket message that arrives, one that leaves, buffers of both sockets
+BESIDES = 4 * MIB  # of each link: a WebSocket message that arrives, in pieces and whole, one that leaves, sockets
 HEAD_BYTES = 250_000  # nearly the largest
 
 
@@ -300,7 +300,8 @@ def lines(found: Iterator[tuple[str, Survived]], peers: int) -> Iterator[str]:
     allowed = LIMITS.max_under_way_in_all + peers * BESIDES
     yield f"{'MB':14} {'before':>7} {'peak':>7} {'after':>7} {'bound':>7} {'':4} {'answers':>7} {'longest, s':>10}"
     for name, survived in found:
-        bound = survived.before + allowed
+        answers = 8 * MIB * peers if name == "deaf-tensors" else 0  # what eight handlers of each peer have computed
+        bound = survived.before + allowed + answers
         verdict = "ok" if survived.peak <= bound else "OVER"
         memory = " ".join(f"{size / 1e6:7.0f}" for size in (survived.before, survived.peak, survived.after, bound))
         yield f"{name:14} {memory} {verdict:4} {survived.answers:7} {survived.longest:10.2f}"

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ from p2pfl.compute.inline import Inline
 from p2pfl.compute.job import Compute
 from p2pfl.compute.threads import Threads
 from p2pfl.courses.course import Course, HoldsModel, Place
-from p2pfl.courses.learner import Learner
+from p2pfl.courses.learner import Learner, seed_of
 from p2pfl.learn.data import Dataset, Shard, load_dataset
 from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.partition import partition
@@ -191,3 +193,25 @@ def _is_reproducible(first: Played) -> None:
     assert threaded.bytes == first.bytes and threaded.world.wire.trace == first.world.wire.trace
     other = replace(first, events=[], seed=first.seed + 1).play()
     assert other.bytes != first.bytes
+
+
+def local_training(played: Played, x: npt.NDArray[np.float32], round: int) -> npt.NDArray[np.float32]:
+    """What each seat's training in a round makes of its row of x, of shape (n, numel)."""
+    rows = (
+        fit(
+            torch.from_numpy(x[seat]), played.model, played.shards[seat], played.train,
+            seed_of(played.seed, "fit", round, seat), round,
+        ).params.numpy()
+        for seat in range(played.topology.n)
+    )  # fmt: skip
+    return np.stack(list(rows))
+
+
+def first_models(played: Played) -> npt.NDArray[np.float32]:
+    """What all begin with, a row for each seat."""
+    return np.tile(played.model.initial.numpy(), (played.topology.n, 1))
+
+
+def last_models(played: Played) -> npt.NDArray[np.float32]:
+    """What the seats ended with, as rows."""
+    return torch.stack(played.params).numpy()

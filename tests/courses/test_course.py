@@ -1,24 +1,93 @@
+from dataclasses import replace
+
 import pytest
 
 from p2pfl.courses.adpsgd import ADPSGD, AdpsgdSettings
+from p2pfl.courses.apfl import APFL, ApflSettings
+from p2pfl.courses.baselines import POOLED, PooledSettings
+from p2pfl.courses.choco import CHOCO, ChocoSettings
+from p2pfl.courses.d2 import D2, D2Settings
+from p2pfl.courses.deepsqueeze import DEEPSQUEEZE, DeepSqueezeSettings
+from p2pfl.courses.dfedavgm import DFEDAVGM, DfedavgmSettings
+from p2pfl.courses.ditto import DITTO, DittoSettings
 from p2pfl.courses.dpsgd import DPSGD, DpsgdSettings
+from p2pfl.courses.epidemic import EPIDEMIC, EpidemicSettings
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
+from p2pfl.courses.fedbuff import FEDASYNC, FEDBUFF, FedAsyncSettings, FedBuffSettings
+from p2pfl.courses.feddyn import FEDDYN, FedDynSettings
+from p2pfl.courses.fednova import FEDNOVA, FedNovaSettings
+from p2pfl.courses.fedopt import FEDAVGM, FEDOPT, FedAvgMSettings, FedOptSettings
+from p2pfl.courses.fedprox import FEDPROX, FedProxSettings
+from p2pfl.courses.fedrep import FEDREP, FedRepSettings
+from p2pfl.courses.fedswa import FEDSWA, FedSwaSettings
+from p2pfl.courses.gradtrack import GRADTRACK, GradtrackSettings
 from p2pfl.courses.hierarchical import HIERARCHICAL, HierarchicalSettings
+from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG, FedBnSettings, FedPerSettings, LgFedAvgSettings
+from p2pfl.courses.pfedme import PFEDME, PFedMeSettings
 from p2pfl.courses.pushsum import PUSHSUM, PushsumSettings
+from p2pfl.courses.qfedavg import QFEDAVG, QFedAvgSettings
+from p2pfl.courses.qgm import QGM, QgmSettings
+from p2pfl.courses.relaysgd import RELAYSGD, RelaysgdSettings
+from p2pfl.courses.scaffold import SCAFFOLD, ScaffoldSettings
+from p2pfl.learn.compression import CompressSpec, DownSpec, UpSpec
 from p2pfl.topology.families import build
 from tests.courses.kit import check_course
 
+COMPRESS = CompressSpec(UpSpec(select="top-k", values="qsgd", bits=4), DownSpec(values="uniform"))
+COMPRESSED = replace(FEDAVG, play=lambda place: FEDAVG.play(replace(place, compress=COMPRESS)))
+
 COURSES = {
+    "choco": (
+        replace(CHOCO, play=lambda place: CHOCO.play(replace(place, compress=CompressSpec(COMPRESS.up)))),
+        ChocoSettings(rounds=3),
+        build("ring", 5),
+    ),
+    "deepsqueeze": (
+        replace(DEEPSQUEEZE, play=lambda place: DEEPSQUEEZE.play(replace(place, compress=CompressSpec(COMPRESS.up)))),
+        DeepSqueezeSettings(rounds=3),
+        build("one-peer-exponential", 4),
+    ),
+    "fedavg, compressed": (COMPRESSED, FedAvgSettings(rounds=3), build("star", 5)),
     "fedavg": (FEDAVG, FedAvgSettings(rounds=3), build("star", 5)),
     "fedavg, all settings": (
         FEDAVG,
         FedAvgSettings(rounds=3, fraction=0.5, over_selection=0.5, evaluate="both", weights="equal", keep="best"),
         build("star", 7),
     ),
+    "fedavg, oort": (FEDAVG, FedAvgSettings(rounds=3, fraction=0.5, sampler="oort"), build("star", 7)),
+    "fedbuff": (FEDBUFF, FedBuffSettings(rounds=3, goal=2, concurrency=3), build("star", 6)),
+    "fedbuff, time": (
+        FEDBUFF,
+        FedBuffSettings(rounds=3, goal=9, time_seconds=0.01, broadcast="after_aggregating", evaluate="both"),
+        build("star", 6),
+    ),
+    "fedasync": (FEDASYNC, FedAsyncSettings(rounds=4, discount="hinge"), build("star", 5)),
+    "fedprox": (FEDPROX, FedProxSettings(rounds=3, mu=0.1, stragglers=0.5), build("star", 5)),
+    "scaffold": (SCAFFOLD, ScaffoldSettings(rounds=3, fraction=0.5), build("star", 5)),
+    "feddyn": (FEDDYN, FedDynSettings(rounds=3, alpha=0.1, fraction=0.5), build("star", 5)),
+    "fedopt": (FEDOPT, FedOptSettings(rounds=3), build("star", 5)),
+    "fedavgm": (FEDAVGM, FedAvgMSettings(rounds=3), build("star", 5)),
+    "fednova": (FEDNOVA, FedNovaSettings(rounds=3), build("star", 5)),
+    "qfedavg": (QFEDAVG, QFedAvgSettings(rounds=3), build("star", 5)),
+    "fedswa": (FEDSWA, FedSwaSettings(rounds=3, swa_start=0.4), build("star", 5)),
+    "fedbn": (FEDBN, FedBnSettings(rounds=3, private=("1.bias",)), build("star", 5)),
+    "fedper": (FEDPER, FedPerSettings(rounds=3, private=("1.bias",)), build("star", 5)),
+    "lgfedavg": (LGFEDAVG, LgFedAvgSettings(rounds=3, private=("1.bias",), evaluate="both"), build("star", 5)),
+    "fedrep": (FEDREP, FedRepSettings(rounds=3, private=("1.bias",)), build("star", 5)),
+    "ditto": (DITTO, DittoSettings(rounds=3, fraction=0.5), build("star", 5)),
+    "pfedme": (PFEDME, PFedMeSettings(rounds=3), build("star", 5)),
+    "apfl": (APFL, ApflSettings(rounds=3), build("star", 5)),
+    "pooled": (POOLED, PooledSettings(rounds=3), build("star", 5)),
     "hierarchical": (HIERARCHICAL, HierarchicalSettings(rounds=2, edge_rounds=2), build("hierarchy", 7)),
     "dpsgd": (DPSGD, DpsgdSettings(rounds=3), build("ring", 5)),
     "dpsgd, combine": (DPSGD, DpsgdSettings(rounds=3, order="combine"), build("one-peer-exponential", 4)),
     "adpsgd": (ADPSGD, AdpsgdSettings(rounds=3), build("ring", 4)),
+    "d2": (D2, D2Settings(rounds=3), build("ring", 5)),
+    "gradtrack": (GRADTRACK, GradtrackSettings(rounds=3), build("random-matching", 4)),
+    "qgm": (QGM, QgmSettings(rounds=3), build("ring", 5)),
+    "dfedavgm": (DFEDAVGM, DfedavgmSettings(rounds=3), build("one-peer-exponential", 4)),
+    "relaysgd": (RELAYSGD, RelaysgdSettings(rounds=3), build("chain", 5)),
+    "epidemic": (EPIDEMIC, EpidemicSettings(rounds=3, fanout=2), build("full", 5)),
     "pushsum": (PUSHSUM, PushsumSettings(rounds=3), build("exponential", 5)),
     "pushsum, free": (PUSHSUM, PushsumSettings(rounds=3, pace="free"), build("ring", 4)),
 }

@@ -15,11 +15,13 @@ from p2pfl.compute.job import Compute, FitJob
 from p2pfl.compute.threads import Threads
 from p2pfl.courses.adpsgd import ADPSGD, AdpsgdSettings
 from p2pfl.courses.course import Course
+from p2pfl.courses.d2 import D2, D2Settings
 from p2pfl.courses.dpsgd import DPSGD, DpsgdSettings, Mixer
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
 from p2pfl.courses.hierarchical import HIERARCHICAL, HierarchicalSettings
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.pushsum import PUSHSUM, PushsumSettings
+from p2pfl.courses.relaysgd import RELAYSGD, RelaysgdSettings
 from p2pfl.errors import CourseError
 from p2pfl.learn.specs import TrainSpec
 from p2pfl.node.events import CourseEnded, HandlerFailed, PeerLost, RoundEnded, RoundStarted, UpdateMissing
@@ -46,10 +48,12 @@ COURSES: dict[str, tuple[Course, Any, str, int]] = {  # course, settings, topolo
     "hierarchical": (HIERARCHICAL, HierarchicalSettings(rounds=4), "hierarchy", 7),
     "dpsgd": (DPSGD, DpsgdSettings(rounds=4), "ring", 5),
     "dpsgd, combine": (DPSGD, DpsgdSettings(rounds=4, order="combine"), "ring", 5),
+    "d2": (D2, D2Settings(rounds=4), "ring", 5),
+    "relaysgd": (RELAYSGD, RelaysgdSettings(rounds=4), "chain", 5),
     "adpsgd": (ADPSGD, AdpsgdSettings(rounds=4, patience_seconds=1e4), "ring", 5),
     "pushsum": (PUSHSUM, PushsumSettings(rounds=4), "ring", 5),
 }
-GOSSIP = [name for name, (course, *_) in COURSES.items() if course in (DPSGD, ADPSGD, PUSHSUM)]
+GOSSIP = [name for name, (course, *_) in COURSES.items() if course in (DPSGD, D2, RELAYSGD, ADPSGD, PUSHSUM)]
 
 
 @dataclass

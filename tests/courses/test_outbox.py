@@ -146,3 +146,26 @@ async def test_a_crash_while_it_is_written_costs_the_training_and_nothing_else(d
     desk.disk.sync_seconds = 0
     await desk.ask()
     assert desk.compute.done == 2
+
+
+async def test_a_node_that_stops_still_answers_who_has_asked(desk):
+    ask = desk.ask()
+    await asyncio.sleep(0.5)
+    desk.outbox.close()
+    assert (await ask).num_examples
+    assert desk.compute.cancelled == 0
+
+
+@pytest.mark.parametrize("why", [LINK_LOST, ""])
+async def test_once_it_stops_nothing_is_left_behind(desk, why):
+    ask = desk.ask()
+    await asyncio.sleep(0.5)
+    if why:
+        ask.cancel(why)
+        await asyncio.sleep(0)
+        desk.outbox.close()
+    else:
+        desk.outbox.close()
+        ask.cancel(LINK_LOST)
+    await asyncio.sleep(0.1)
+    assert desk.compute.cancelled == 1

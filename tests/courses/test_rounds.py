@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import p2pfl.courses.rounds
-from p2pfl.courses.rounds import RoundRules, _mean, _shuffled
+from p2pfl.courses.rounds import RoundRules, _mean
+from p2pfl.courses.samplers import _shuffled
 
 
 @pytest.mark.parametrize(

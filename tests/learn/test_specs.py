@@ -63,6 +63,10 @@ def test_flags() -> None:
         (TrainSpec, "lr", math.nan, "train.lr is nan"),
         (TrainSpec, "limit_seconds", -1.0, "train.limit_seconds is -1.0; it must not be negative"),
         (TrainSpec, "momentum", 1.0, "train.momentum is 1.0"),
+        (TrainSpec, "label_smoothing", 1.0, r"train.label_smoothing is 1.0; it must lie in \[0, 1\)"),
+        (TrainSpec, "accumulate", 0, "train.accumulate is 0; it must be at least 1"),
+        (TrainSpec, "sam_rho", -0.1, "train.sam_rho is -0.1; it must not be negative"),
+        (TrainSpec, "sam_adaptive", True, "train.sam_adaptive is set, but train.sam_rho is 0; give a radius"),
         (TrainSpec, "optimizer_parameters", {"eps": 1}, "not for sgd"),
     ],
 )
@@ -74,6 +78,11 @@ def test_mistakes_name_the_field(kind: type, field: str, value: object, words: s
 def test_momentum_beside_another_optimizer_is_a_mistake() -> None:
     with pytest.raises(ConfigError, match=r"train.momentum is for sgd"):
         TrainSpec(optimizer="Adam", momentum=0.9)
+
+
+def test_a_tier_beside_a_function_of_one_s_own_is_a_mistake() -> None:
+    with pytest.raises(ConfigError, match=r"train.tier is plain, but train.function trains in its own way"):
+        TrainSpec(function="./mine.py:fit", tier="plain")
 
 
 def test_specs_are_frozen() -> None:

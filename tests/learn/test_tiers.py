@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from p2pfl.errors import ConfigError
+from p2pfl.learn import tiers
 from p2pfl.learn.data import Dataset, Shard, load_dataset
 from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.specs import DataSpec, ModelSpec, TrainSpec
@@ -31,6 +32,10 @@ def model_of(module: nn.Module, digits: Dataset) -> Model:
         (ModelSpec(), TrainSpec(momentum=0.9, weight_decay=0.1, proximal=1, schedule="cosine"), "cohort"),
         (ModelSpec(), TrainSpec(clip=1.0), "plain (clip is set; no linear layer is large)"),
         (ModelSpec(), TrainSpec(optimizer="Adam"), "plain (optimizer is Adam; no linear layer is large)"),
+        (ModelSpec(), TrainSpec(sam_rho=0.1), "plain (sam_rho is set; no linear layer is large)"),
+        (ModelSpec(), TrainSpec(accumulate=2), "plain (accumulate is set; no linear layer is large)"),
+        (ModelSpec(), TrainSpec(label_smoothing=0.1), "plain (label_smoothing is set; no linear layer is large)"),
+        (ModelSpec(name="cnn"), TrainSpec(label_smoothing=0.1), "fused (its forward uses conv2d)"),
         (ModelSpec(name="cnn"), TrainSpec(), "fused (its forward uses conv2d)"),
         (ModelSpec(name="cnn"), TrainSpec(clip=1.0), "plain (its forward uses conv2d; clip is set)"),
         (ModelSpec(name="cnn", hidden=(16,)), TrainSpec(), "plain (its forward uses conv2d; no linear layer is large)"),
@@ -72,6 +77,26 @@ def test_a_tier_that_cannot(digits: Dataset, name: str, spec: TrainSpec, words: 
     model = build_model(ModelSpec(name=name), digits, 0)
     with pytest.raises(ConfigError, match=words):
         fit_one(Fit(model.initial, model, digits.train, spec, 0))
+
+
+def test_specs_that_are_equal_are_trained_together(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_model(ModelSpec(), digits, 0)
+    shard, sizes = Shard(digits, digits.train_indices[:9]), []
+    outcomes = tiers._outcomes
+    monkeypatch.setattr(tiers, "_outcomes", lambda fits: sizes.append(len(fits)) or outcomes(fits))
+    specs = [TrainSpec(proximal=0.1), TrainSpec(proximal=0.2), TrainSpec(proximal=0.1), TrainSpec(proximal=0.2)]
+    fits = [Fit(model.initial, model, shard, spec, 0) for spec in specs]
+    first, second, third, fourth = (found.params for found in fit_all(fits))
+    assert sizes == [2, 2]
+    assert torch.equal(first, third) and torch.equal(second, fourth) and not torch.equal(first, second)
+
+
+def test_smoothing_of_labels_that_a_loss_does_not_have(digits: Dataset) -> None:
+    model = Model.of(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), functional.nll_loss, *digits.batch(torch.arange(2))
+    )
+    with pytest.raises(ConfigError, match=r"train.label_smoothing is set, but model.loss is not cross_entropy"):
+        tier_of(model, TrainSpec(label_smoothing=0.1))
 
 
 def test_a_tier_that_is_none() -> None:

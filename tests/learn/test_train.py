@@ -14,7 +14,8 @@ from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.params import bind, flatten
 from p2pfl.learn.partition import partition
 from p2pfl.learn.specs import DataSpec, ModelSpec, PartitionSpec, TrainSpec
-from p2pfl.learn.train import fit, learning_rate
+from p2pfl.learn.tiers import fit_one, tier_of
+from p2pfl.learn.train import Fit, fit, fit_plainly, learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,8 @@ def reference(model: Model, shard: Shard, spec: TrainSpec, seed: int, optimizer:
         order = shard.indices[torch.randperm(len(shard), generator=generator)]
         for rows in order.split(spec.batch_size):
             algorithm.zero_grad()
-            functional.cross_entropy(module(shard.dataset.x[rows]), shard.dataset.y[rows]).backward()
+            outputs, targets = module(shard.dataset.x[rows]), shard.dataset.y[rows]
+            functional.cross_entropy(outputs, targets, label_smoothing=spec.label_smoothing).backward()
             algorithm.step()
     return flatten(module)
 
@@ -112,6 +114,59 @@ def test_clipping_bounds_the_step(digits: Dataset) -> None:
     assert (found.params - model.initial).norm().item() == pytest.approx(0.01, rel=1e-3)
     loose = fit(model.initial, model, small(digits), TrainSpec(steps=1, lr=1.0, clip=1e6), 0)
     assert torch.equal(loose.params, fit(model.initial, model, small(digits), TrainSpec(steps=1, lr=1.0), 0).params)
+
+
+@pytest.mark.parametrize("tier", ["plain", "functional"])
+def test_smoothed_labels_are_torchs(digits: Dataset, tier: str) -> None:
+    model = build_model(ModelSpec(), digits, 1)
+    spec = TrainSpec(epochs=2, batch_size=10, label_smoothing=0.2, tier=tier)
+    expected = reference(model, small(digits), spec, 7, torch.optim.SGD)
+    found = fit_one(Fit(model.initial, model, small(digits), spec, 7))
+    assert torch.allclose(found.params, expected, rtol=0, atol=1e-6)
+
+
+def test_smoothed_labels_in_the_fused_tier(digits: Dataset) -> None:
+    model = build_model(ModelSpec(hidden=(600,)), digits, 1)
+    spec = TrainSpec(epochs=2, batch_size=10, label_smoothing=0.2)
+    assert tier_of(model, spec).name == "fused"
+    work = Fit(model.initial, model, small(digits), spec, 7)
+    assert torch.allclose(fit_one(work).params, fit_plainly(work).params, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("more", [{}, {"momentum": 0.9}, {"clip": 0.1}, {"sam_rho": 0.2}, {"optimizer": "Adam"}])
+@pytest.mark.parametrize("batch", [2, 5, 7])
+def test_accumulated_batches_are_a_large_one(digits: Dataset, batch: int, more: dict[str, float]) -> None:
+    model = build_model(ModelSpec(), digits, 1)
+    many, few = (TrainSpec(epochs=2, lr=0.01, **size, **more) for size in (
+        {"batch_size": batch, "accumulate": 4}, {"batch_size": 4 * batch}
+    ))  # fmt: skip
+    a, b = (fit(model.initial, model, small(digits), spec, 3) for spec in (many, few))
+    assert torch.allclose(a.params, b.params, rtol=0, atol=1e-4 if "optimizer" in more else 1e-6)
+    assert a.steps == b.steps
+    assert a.loss == pytest.approx(b.loss, rel=1e-5)
+
+
+def test_gradients_that_are_one_tensor_are_scaled_once() -> None:
+    """torch gives the same tensor for both biases of a sum."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = (nn.Parameter(torch.zeros(1, 2)) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x + self.first) + self.second
+
+    x, y = torch.zeros(1, 2), torch.tensor([[3.0, 4.0]])
+    model = Model.of(Twice(), lambda outputs, y: (outputs * y).sum(), x, y)
+    shard = Shard(Dataset("one", x, y, (), torch.arange(1), torch.arange(0)), torch.arange(1))
+    drift = torch.tensor([10.0, 20.0, 30.0, 40.0])
+    for spec, expected in (
+        (TrainSpec(lr=1.0, clip=0.5 * math.sqrt(50)), torch.tensor([1.5, 2.0, 1.5, 2.0]) + drift),
+        (TrainSpec(lr=1.0, optimizer="SGD"), torch.tensor([3.0, 4.0, 3.0, 4.0]) + drift),
+    ):
+        found = fit(model.initial, model, shard, spec, 0, drift=drift)
+        assert torch.allclose(found.params, -expected, atol=1e-5)
 
 
 def test_fit_is_a_pure_function(digits: Dataset) -> None:

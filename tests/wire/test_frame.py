@@ -6,6 +6,7 @@ import struct
 import tracemalloc
 from contextlib import nullcontext
 from dataclasses import dataclass
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -649,3 +650,20 @@ def test_arbitrary_records_raise_nothing_else_and_hold_little(records: list[byte
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < sum(asked) + 2 * sum(map(len, records)) + 100_000
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 200)), max_size=40), st.integers(0, 2**32))
+def test_what_control_takes_up_is_counted_and_given_back(packets: list[tuple[bool, int]], seed: int) -> None:
+    writer, queued, rng = FrameWriter(), [], Random(seed)
+    for bulk, size in packets:
+        packet = Packet(bytes(size), (memoryview(bytes(10)),) if bulk else ())
+        writer.append(packet)
+        queued.append(packet)
+        if rng.random() < 0.3:
+            writer.withdraw(rng.choice(queued))
+        if rng.random() < 0.3:
+            writer.next_record()
+        assert writer.control == sum(len(each.packet.head) + 512 for each in writer._control)
+    while writer.next_record():
+        pass
+    assert (writer.control, writer.queued) == (0, 0)

@@ -535,3 +535,15 @@ class TwoSessions(RuleBasedStateMachine):
 
 TwoSessions.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestTwoSessions = TwoSessions.TestCase
+
+
+def test_a_flood_of_pings_breaks_the_protocol_and_what_a_stall_has_gathered_does_not() -> None:
+    near = session()
+    for number in range(20):
+        assert isinstance(near.receive(pack("ping", number), 0.0), Pinged)
+    with pytest.raises(RemoteProtocolError, match="pings come faster"):
+        for number in range(20):
+            near.receive(pack("ping", number), 0.01)
+    calm = session()
+    for second in range(1000):
+        assert isinstance(calm.receive(pack("ping", second), LIMITS.silence_seconds / 4 * second), Pinged)

@@ -1,0 +1,34 @@
+"""What compression has saved, for the report of a run."""
+
+from __future__ import annotations
+
+from p2pfl.app.build import Setup
+from p2pfl.compute.inline import Inline
+from p2pfl.courses.dpsgd import Mixer
+from p2pfl.courses.fedavg import Server
+from p2pfl.courses.parts import Parts
+from p2pfl.wire.tensor import schema_bytes
+
+__all__ = ["savings"]
+
+_FLOAT_BYTES = 4
+
+
+def savings(setup: Setup, updates: int) -> dict[str, float]:
+    """How many times smaller what is sent has become, and with a coordinator the bytes saved in so many updates.
+
+    Each update is counted with what its client was sent for it; what was sent to clients that gave none is not.
+    """
+    if setup.config.compress.plain:
+        return {}
+    (role,) = setup.roles(0, Inline())
+    if isinstance(role, Mixer):
+        return {"ratio": _ratio(role.parts)}
+    assert isinstance(role, Server), "no other course compresses"
+    down, up = role.rule.down, role.rule.up
+    saved = sum(_FLOAT_BYTES * parts.numel - schema_bytes(parts.schema) for parts in (down, up))
+    return {"down_ratio": _ratio(down), "up_ratio": _ratio(up), "bytes_saved": updates * saved}
+
+
+def _ratio(parts: Parts) -> float:
+    return _FLOAT_BYTES * parts.numel / schema_bytes(parts.schema)

@@ -1,0 +1,281 @@
+"""Compressed courses: any rule of two halves, with what goes down and up turned into fewer bytes on the way.
+
+An update is sent as its difference to what the client was sent. What goes down is sent as its difference to the initial
+model, which everybody has: so it does not matter which rounds a client has seen. Parts that are no longer than a few
+numbers, and running statistics of normalisation layers, go as they are.
+
+Error feedback is each client's own: an update that it has sent and that comes too late is lost, as without compression.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from p2pfl.courses.course import RoleState, as_tensor
+from p2pfl.courses.learner import Learner, seed_of
+from p2pfl.courses.parts import Parts
+from p2pfl.courses.rules import Central, Local, Rule, Trained
+from p2pfl.errors import RemoteProtocolError, require
+from p2pfl.learn.compression import CompressSpec
+from p2pfl.learn.model import Model
+from p2pfl.learn.params import Layout, as_buffer, is_finite
+from p2pfl.learn.transform import Transform, TransformState
+from p2pfl.wire.tensor import DType, Schema, Tensors, TensorSpec
+
+__all__ = ["Coded", "Squeezed", "compressed"]
+
+Pipeline = Callable[[int, Layout | None], Transform]
+"""For vectors of a length, and with the layout that they have, where it is known."""
+
+_MODEL = "params"
+_CODEC = "codec."  # before the names of what a pipeline remembers
+_LARGE = 1 << 18  # numbers, which take milliseconds to encode
+_TYPES: dict[DType, torch.dtype] = {
+    "u8": torch.uint8, "u16": torch.uint16, "i32": torch.int32, "i64": torch.int64, "f16": torch.float16,
+    "bf16": torch.bfloat16, "f32": torch.float32,
+}  # fmt: skip
+
+
+class _Piece(NamedTuple):
+    """A stretch of the vector that is encoded by itself; without a pipeline it goes as it is."""
+
+    name: str
+    start: int
+    stop: int
+    transform: Transform | None
+
+    @property
+    def schema(self) -> Schema:
+        if self.transform is None:
+            return (TensorSpec(self.name, "f32", (self.stop - self.start,)),)
+        return tuple(spec._replace(name=f"{self.name}.{spec.name}") for spec in self.transform.schema)
+
+
+class Coded(Parts):
+    """Parts that are sent encoded: what `encode` gives of a vector is for `tensors`, and `vector` decodes."""
+
+    def __init__(self, plain: Parts, model: Model, pipeline: Pipeline) -> None:
+        """Raises ConfigError where the pipeline does not fit what is sent."""
+        self.sizes = plain.sizes
+        self._pieces = tuple(_pieces(plain, model, pipeline))
+        self._schemas = [piece.schema for piece in self._pieces]
+        self.schema = tuple(each for schema in self._schemas for each in schema)
+        self.numel = plain.numel
+
+    def encode(self, vector: Tensor, state: RoleState, seed: int) -> tuple[Tensor, RoleState]:
+        """What `tensors` takes, as bytes, and what is to be remembered for the next vector."""
+        rng = torch.Generator().manual_seed(seed)
+        sent: list[Tensor] = []
+        after: dict[str, Tensor] = {}
+        for piece in self._pieces:
+            part, name = vector[piece.start : piece.stop], f"{piece.name}."
+            if piece.transform is None:
+                sent.append(part)
+                continue
+            own: TransformState = {
+                key.removeprefix(name): as_tensor(value) for key, value in state.items() if key.startswith(name)
+            }
+            payload, own_after = piece.transform.encode(part, own, rng)
+            sent += payload
+            after |= {name + key: value for key, value in own_after.items()}
+        return torch.cat([each.contiguous().view(torch.uint8) for each in sent]), after
+
+    @property
+    def coded(self) -> int:
+        """How many numbers of the model, which comes first, are encoded."""
+        return self._pieces[0].stop
+
+    def of_coded(self, vector: Tensor) -> Tensor:
+        """The vector with zero for what is sent as it is."""
+        found = vector.clone()
+        for piece in self._pieces:
+            if piece.transform is None:
+                found[piece.start : piece.stop] = 0
+        return found
+
+    def decode(self, packed: Tensor) -> Tensor:
+        """The vector that whoever gets this has."""
+        return self.vector(Coded.tensors(self, packed), finite=False)
+
+    def tensors(self, vector: Tensor) -> Tensors:
+        """What `encode` gave, as it is sent."""
+        whole, at, buffers = as_buffer(vector), 0, []
+        for spec in self.schema:
+            buffers.append(whole[at : at + spec.nbytes])
+            at += spec.nbytes
+        return Tensors(self.schema, buffers)
+
+    def packed(self, tensors: Tensors) -> Tensor:
+        return torch.cat([_read(tensors[spec.name], "u8") for spec in self.schema])
+
+    def vector(self, tensors: Tensors, *, finite: bool = True) -> Tensor:
+        if tensors.schema != self.schema:
+            raise RemoteProtocolError(f"{tensors} came where {', '.join(map(str, self.schema))} was agreed")
+        found: list[Tensor] = []
+        for piece, schema in zip(self._pieces, self._schemas, strict=True):
+            payload = tuple(_read(tensors[spec.name], spec.dtype) for spec in schema)
+            try:
+                found.append(payload[0] if piece.transform is None else piece.transform.decode(payload))
+            except ValueError as error:
+                raise RemoteProtocolError(f"what came for {piece.name} cannot be decoded: {error}") from error
+        vector = torch.cat(found)
+        if finite and not is_finite(vector):
+            raise RemoteProtocolError("a model with NaN or infinite numbers came")
+        return vector
+
+
+class Squeezed(Coded):
+    """Coded parts for a node that goes on with what its neighbours will decode: `tensors` takes just that."""
+
+    _newest: tuple[Tensor, Tensor]
+
+    def squeeze(self, vector: Tensor, state: RoleState, seed: int) -> tuple[Tensor, RoleState]:
+        """What others get of a vector, for `tensors` to send, and what is to be remembered for the next one."""
+        packed, after = self.encode(vector, state, seed)
+        decoded = self.decode(packed)
+        self._newest = decoded, packed
+        return decoded, after
+
+    def tensors(self, vector: Tensor) -> Tensors:
+        decoded, packed = self._newest
+        assert vector is decoded, "only what was squeezed last is sent"
+        return Coded.tensors(self, packed)
+
+
+def _pieces(plain: Parts, model: Model, pipeline: Pipeline) -> Iterator[_Piece]:
+    """Parts as long as that of the model are encoded, but for running statistics, which must not change their sign."""
+    layout, whole = model.layout, plain.sizes[_MODEL]
+    require(
+        whole == layout.numel or layout.trainable == len(layout.entries),
+        "compress: only a part of the model is sent, and the model has running statistics, which must stay exact; "
+        "leave out [compress], or take a model without such layers",
+    )
+    start = 0
+    for name, size in plain.sizes.items():
+        coded = layout.trainable_numel if size == layout.numel else size
+        if size not in (whole, layout.trainable_numel):
+            coded = 0
+        if coded:
+            known = layout if coded == layout.trainable_numel else None
+            yield _Piece(name, start, start + coded, pipeline(coded, known))
+        if coded < size:
+            yield _Piece(f"{name}.buffers" if coded else name, start + coded, start + size, None)
+        start += size
+
+
+def _read(buffer: memoryview, dtype: DType) -> Tensor:
+    """The numbers of a buffer, copied: it may begin anywhere."""
+    return torch.frombuffer(bytearray(buffer), dtype=_TYPES[dtype]) if buffer.nbytes else torch.empty(0)
+
+
+class _Codec:
+    """What both halves know: how either direction is sent, and as the difference to what."""
+
+    def __init__(self, learner: Learner, rule: Rule, spec: CompressSpec) -> None:
+        model = learner.model
+        self.up = rule.up if spec.up.plain else Coded(rule.up, model, spec.up.transform)
+        self.down = rule.down if spec.down.plain else Coded(rule.down, model, spec.down.transform)
+        self.stateful = spec.up.stateful
+        self._seed, self._seat = learner.seed, learner.seat
+        self._numel = rule.up.numel
+        self._first = torch.empty(0)  # what all know that the server's half sends at first
+        if isinstance(self.down, Coded):
+            self._first = self.down.of_coded(rule.central().broadcast(model.initial, 0))
+        alike = rule.up.sizes[_MODEL] == rule.down.sizes[_MODEL] and not rule.relative
+        self._shared = self.up.coded if isinstance(self.up, Coded) and alike else 0
+
+    def reference(self, received: Tensor) -> Tensor:
+        """What an update is sent as the difference to."""
+        reference = torch.zeros(self._numel)
+        reference[: self._shared] = received[: self._shared]
+        return reference
+
+    def received(self, vector: Tensor) -> Tensor:
+        """What the server's half has sent, from what came."""
+        return vector + self._first if isinstance(self.down, Coded) else vector
+
+    def downward(self, vector: Tensor, round: int) -> tuple[Tensor, Tensor]:
+        """What is sent of what the server's half gives, and what clients get of it."""
+        if not isinstance(self.down, Coded):
+            return vector, vector
+        packed, _ = self.down.encode(vector - self._first, {}, seed_of(self._seed, "down", round))
+        return packed, self.received(self.down.decode(packed))
+
+    async def upward(self, vector: Tensor, received: Tensor, round: int, state: RoleState) -> tuple[Tensor, RoleState]:
+        """What is sent of an update, and what is remembered."""
+        if not isinstance(self.up, Coded):
+            return vector, {}
+        difference, seed = vector - self.reference(received), seed_of(self._seed, "up", round, self._seat)
+        if self._numel < _LARGE:
+            return self.up.encode(difference, state, seed)
+        return await asyncio.to_thread(self.up.encode, difference, state, seed)
+
+
+class _Sender:
+    """The server's half."""
+
+    def __init__(self, inner: Central, codec: _Codec) -> None:
+        self._inner = inner
+        self._codec = codec
+        self._reference: Tensor | None = None  # of the round that goes on
+
+    def broadcast(self, params: Tensor, round: int) -> Tensor:
+        sent, received = self._codec.downward(self._inner.broadcast(params, round), round)
+        self._reference = self._codec.reference(received)
+        return sent
+
+    def absorb(self, params: Tensor, mean: Tensor, share: float, round: int) -> Tensor:
+        assert self._reference is not None, "the round began with a broadcast"
+        return self._inner.absorb(params, mean + self._reference, share, round)
+
+    def state(self) -> RoleState:
+        return self._inner.state()
+
+    def resume(self, state: RoleState) -> None:
+        self._inner.resume(state)
+
+
+class _Replier:
+    """A client's half."""
+
+    def __init__(self, inner: Local, codec: _Codec) -> None:
+        self._inner = inner
+        self._codec = codec
+        self._state: RoleState = {}
+        self.stateful = inner.stateful or codec.stateful
+
+    async def train(self, learner: Learner, received: Tensor, round: int) -> Trained:
+        received = self._codec.received(received)
+        trained = await self._inner.train(learner, received, round)
+        packed, self._state = await self._codec.upward(trained.vector, received, round, self._state)
+        return trained._replace(vector=packed)
+
+    def personal(self, learner: Learner, params: Tensor) -> Tensor:
+        return self._inner.personal(learner, params)
+
+    def state(self) -> RoleState:
+        return {**self._inner.state(), **{_CODEC + name: value for name, value in self._state.items()}}
+
+    def resume(self, state: RoleState) -> None:
+        self._state = {name.removeprefix(_CODEC): state[name] for name in state if name.startswith(_CODEC)}
+        self._inner.resume({name: value for name, value in state.items() if not name.startswith(_CODEC)})
+
+
+def compressed(rule: Rule, learner: Learner, spec: CompressSpec) -> Rule:
+    """The same rule with what is sent compressed; itself, if nothing is to be. Raises ConfigError if that cannot be."""
+    if spec.plain:
+        return rule
+    codec = _Codec(learner, rule, spec)
+    return replace(
+        rule,
+        down=codec.down,
+        up=codec.up,
+        central=lambda: _Sender(rule.central(), codec),
+        local=lambda: _Replier(rule.local(), codec),
+    )

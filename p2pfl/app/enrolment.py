@@ -186,11 +186,17 @@ def refuse_foreign_code(config: Config[Any], allowed: Collection[str]) -> None:
 
     An import path can name anything that is installed here, `os:system` included.
     """
-    for name, path in (("model.name", config.model.name), ("model.loss", config.model.loss)):
+    for name, path in _callables(config):
         if ":" in path and path not in allowed:
             raise ConfigError(
                 f"the peer's course has {name} {path!r}, code of this host; if it is yours, say --code {path}"
             )
+
+
+def _callables(config: Config[Any]) -> tuple[tuple[str, str], ...]:
+    """The fields of a course that may name code."""
+    model, train = config.model, config.train
+    return ("model.name", model.name), ("model.loss", model.loss), ("train.function", train.function)
 
 
 def _is_local(config: Config[Any]) -> bool:

@@ -45,9 +45,10 @@ class FitJob(Fit):
     @property
     def examples(self) -> int:
         size = len(self.shard)
+        passes = 2 if self.spec.sam_rho > 0 else 1  # the second at the point that is climbed to
         if self.spec.steps:
-            return self.spec.steps * min(self.spec.batch_size, size)
-        return self.spec.epochs * size
+            return passes * self.spec.steps * min(self.spec.batch_size, size)
+        return passes * self.spec.epochs * size
 
     @property
     def result_bytes(self) -> int:

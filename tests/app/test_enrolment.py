@@ -138,10 +138,11 @@ def test_where_a_host_keeps_its_files_is_no_part_of_the_course() -> None:
     assert course_hash(here) != course_hash(from_mapping(course | {"data": {"source": "digits"}}))
 
 
-@pytest.mark.parametrize("field", ["name", "loss"])
-def test_a_peer_does_not_choose_what_code_runs_here(field: str) -> None:
-    config = from_mapping({"course": {"name": "fedavg"}, "model": {field: "os:system"}})
-    with pytest.raises(ConfigError, match=f"the peer's course has model.{field} 'os:system'.*say --code os:system"):
+@pytest.mark.parametrize("where", ["model.name", "model.loss", "train.function"])
+def test_a_peer_does_not_choose_what_code_runs_here(where: str) -> None:
+    table, field = where.split(".")
+    config = from_mapping({"course": {"name": "fedavg"}, table: {field: "os:system"}})
+    with pytest.raises(ConfigError, match=f"the peer's course has {where} 'os:system'.*say --code os:system"):
         refuse_foreign_code(config, ())
     with pytest.raises(ConfigError):
         refuse_foreign_code(config, ("my_model:Net",))

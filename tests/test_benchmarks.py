@@ -91,5 +91,5 @@ def test_a_flood_over_the_bound_is_told() -> None:
         "over": Survived(40 << 20, 1 << 30, 1 << 30, 0, 5.0),
     }
     _, within, over = lines(iter(found.items()), peers=10)
-    assert within.split() == ["within", "42", "52", "42", "141", "ok", "9", "0.10"]
+    assert within.split() == ["within", "42", "52", "42", "151", "ok", "9", "0.10"]
     assert "OVER" in over

@@ -148,7 +148,6 @@ async def test_without_file_descriptors_rounds_go_on_and_newcomers_wait(nodes: C
             since = await quorum(hub, 3, since)
 
 
-@pytest.mark.xfail(strict=True, reason="libuv tries to accept without a pause; so does asyncio, and writes it down")
 async def test_without_file_descriptors_nothing_spins(nodes: Cluster) -> None:
     """F24: the loop that accepts pauses for a second, and says so in a few lines. Rounds take what they took before."""
     await nodes.whole()

@@ -127,7 +127,6 @@ def full_disk(running: Running) -> Iterator[None]:
         resource.prlimit(running.pid, resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.xfail(strict=True, reason="the log of the run folder ends the node when it cannot be written")
 async def test_rounds_go_on_while_the_disk_is_full(nodes: Cluster) -> None:
     """F22: at the hub, then at a client. Everybody is told; the last good state is intact; then all is as before."""
     await nodes.whole()

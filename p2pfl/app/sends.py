@@ -128,12 +128,18 @@ def _functions(owner: type | FunctionType) -> Iterator[tuple[ast.stmt, Resolve]]
         yield _tree(owner), _resolver(owner)
         return
     for cls in owner.__mro__:
-        tree = None if cls.__module__.partition(".")[0] in sys.stdlib_module_names else _tree(cls)
+        tree = _tree(cls) if _is_written_here(cls, owner) else None
         for node in tree.body if isinstance(tree, ast.ClassDef) else ():
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 value = vars(cls).get(node.name)
                 function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
                 yield node, _resolver(inspect.unwrap(function) if callable(function) else cls)
+
+
+def _is_written_here(cls: type, owner: type) -> bool:
+    """Whether to read a class in which `owner` is one: not those of libraries, which know nothing of our messages."""
+    package = cls.__module__.partition(".")[0]
+    return package in (owner.__module__.partition(".")[0], "p2pfl") and package not in sys.stdlib_module_names
 
 
 def _tree(written: type | FunctionType) -> ast.stmt:

@@ -543,10 +543,10 @@ async def test_a_model_that_is_being_hashed_is_waited_for(signing, monkeypatch):
     taking = asyncio.create_task(signing.signed_model(SignedModel(0, bare.params, ""), peer))
     await asyncio.sleep(0)
     signing.standing(Standing(4), peer)
-    assert signing._is_due(peer.node, 3, 0)
+    assert signing._is_due(3, 0, audible=True)
     gate.set()
     await taking
-    assert not signing._is_due(peer.node, 3, 0) and list(signing._mailbox[0]) == [3]
+    assert not signing._is_due(3, 0, audible=True) and list(signing._mailbox[0]) == [3]
 
 
 # -- whatever goes wrong, nobody honest gives two models, and so nobody is convicted -----------------------------------

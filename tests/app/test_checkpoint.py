@@ -42,7 +42,11 @@ COURSES = {
     "fedopt": {"course": {"name": "fedopt", "server_optimizer": "yogi", "fraction": 0.5}, "topology": {"n": 7}},
     "fedavgm": {"course": {"name": "fedavgm", "server_lr": 0.5}, "topology": {"n": 4}},
     "fedswa": {"course": {"name": "fedswa", "swa_start": 0.3}, "topology": {"n": 4}},
-    "fedbuff": {"course": {"name": "fedbuff", "goal": 2, "sampler": "grouped"}, "devices": {"spread": 1.0}, "topology": {"n": 6}},
+    "fedbuff": {
+        "course": {"name": "fedbuff", "goal": 2, "sampler": "grouped"},
+        "devices": {"spread": 1.0},
+        "topology": {"n": 6},
+    },
     "ditto": {"course": {"name": "ditto", "fraction": 0.5}, "topology": {"n": 7}},
     "fedrep": {"course": {"name": "fedrep", "fraction": 0.5}, "topology": {"n": 7}},
     "pfedme": {"course": {"name": "pfedme", "fraction": 0.5}, "topology": {"n": 7}},

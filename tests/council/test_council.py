@@ -273,7 +273,7 @@ async def test_hosts_sign_with_their_keys():
         proposal = Certificate("a run", 0, 1, "a model", (Contribution(1, later[0].id, "an update", 3),))
         signed = await councils[0].certify(first, proposal)
         known = await councils[2].commits(later[1], 0)
-        assert known == signed and len(signed.signatures) == 2
+        assert known == signed and len(signed.signatures) >= 2  # all three, when the answers come together
         assert all(verify_signed(peer, signed.statement, signature) for peer, signature in signed.signatures.items())
         await first.stop()
         assert await councils[1].elected(later[0]) == 2

@@ -269,12 +269,12 @@ async def flood(name: str, peers: int, seconds: float) -> Survived:
 
 
 async def ask_politely(node: Node, seconds: float) -> AsyncIterator[float]:
-    """Seconds for each answer, while it lasts. What never comes has taken all the time."""
+    """Seconds for each answer, while it lasts. What does not come within as many seconds has taken them all."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
     while (start := loop.time()) < until:
         try:
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout(seconds):  # the last may go on beyond the end
                 [peer] = await node.linked()
                 await peer.ask(Fetch())
             yield loop.time() - start

@@ -16,25 +16,12 @@ import asyncio
 from dataclasses import dataclass
 from random import Random
 
-from torch import Tensor
-
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
-from p2pfl.courses.durable import Durable
-from p2pfl.courses.gossip import (
-    GossipSettings,
-    Pull,
-    Pulled,
-    Release,
-    Released,
-    Training,
-    begin,
-    consensus_distance,
-    part,
-)
+from p2pfl.courses.gossip import Gossiping, GossipSettings, begin, consensus_distance, part
 from p2pfl.courses.learner import Learner, seed_of
 from p2pfl.errors import ConfigError, LinkError, RemoteError, RemoteProtocolError
 from p2pfl.journal.journal import Journal
-from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted, UpdateMissing
+from p2pfl.node.events import RoundEnded, RoundStarted, UpdateMissing
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
@@ -71,8 +58,10 @@ class Swap(Request[Swapped]):
     params: Tensors
 
 
-class Pair:
+class Pair(Gossiping):
     """One node of the graph."""
+
+    _settings: AdpsgdSettings
 
     def __init__(
         self,
@@ -83,16 +72,8 @@ class Pair:
         journal: Journal | None = None,
     ) -> None:
         """`stop`: the round, from 0, before which to pause."""
-        self.params: Tensor = learner.model.initial
+        super().__init__(learner, settings, schedule.union.neighbors(learner.seat), stop, journal)
         self.exchanges = 0
-        self._learner = learner
-        self._training = Training()
-        self._settings = settings
-        self._neighbors = schedule.union.neighbors(learner.seat)
-        self._round = 0
-        self._stop = settings.rounds if stop is None else min(stop, settings.rounds)
-        self._durable = Durable(journal)
-        self._through = asyncio.Event()  # we start no more exchanges
 
     async def run(self, node: Node) -> None:
         node.agree(self._learner.schema)
@@ -111,9 +92,7 @@ class Pair:
             await self._durable.commit(node, self._round, self.state(), metrics)
             node.emit(RoundEnded(round + 1, 2, metrics))
         await self._part(node)
-        self._training.check()
-        if self._stop == self._settings.rounds:
-            node.emit(CourseEnded(self._stop, f"all {self._stop} rounds are done"))
+        self._end(node)
 
     def state(self) -> RoleState:
         return {"params": self.params, "round": self._round, "exchanges": self.exchanges}
@@ -151,17 +130,6 @@ class Pair:
         theirs, mine = self._learner.vector(ask.params), self.params
         self.params = mine + (theirs - mine) / 2  # in one step, without an await: nothing can come in between
         return Swapped(self._learner.tensors(mine))
-
-    @Pull.handler
-    async def pull(self, ask: Pull, peer: Peer) -> Pulled:
-        require_seat(peer, *self._neighbors)
-        return ask.answer(self._learner, self._round, self.params, over=self._round >= self._stop)
-
-    @Release.handler
-    async def release(self, ask: Release, peer: Peer) -> Released:
-        require_seat(peer, *self._neighbors)
-        await self._through.wait()
-        return Released()
 
 
 def _play(place: Place) -> tuple[object, ...]:

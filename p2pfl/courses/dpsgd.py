@@ -23,21 +23,16 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
-from p2pfl.courses.durable import Durable
 from p2pfl.courses.gossip import (
+    Gossiping,
     GossipSettings,
     Lead,
-    Pace,
-    Pull,
-    Pulled,
-    Release,
-    Released,
     Standing,
-    Training,
     begin,
     catch_up,
     consensus_distance,
     links,
+    neighborhood,
     part,
 )
 from p2pfl.courses.learner import Learner
@@ -48,7 +43,7 @@ from p2pfl.errors import ConfigError, RemoteProtocolError
 from p2pfl.journal.journal import Journal
 from p2pfl.learn.params import is_finite
 from p2pfl.node.connection import Connection
-from p2pfl.node.events import Cause, CourseEnded, RoundEnded, RoundStarted, UpdateMissing
+from p2pfl.node.events import Cause, RoundEnded, RoundStarted, UpdateMissing
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
@@ -115,8 +110,10 @@ class SignedModel(Model):
     signature: str
 
 
-class Mixer:
+class Mixer(Gossiping):
     """One node of the graph."""
+
+    _settings: MixingSettings
 
     def __init__(
         self,
@@ -131,19 +128,10 @@ class Mixer:
         """`stop`: the round, from 0, before which to pause. `watch`: the role that signs and checks models, if any.
         `steps`: what is given and what is made of it; None: the models that all have trained.
         """
-        self.params: Tensor = learner.model.initial
-        self._stop = settings.rounds if stop is None else min(stop, settings.rounds)
-        self._learner = learner
-        self._training = Training()
-        self._settings = settings
+        super().__init__(learner, settings, neighborhood(schedule, learner.seat), stop, journal)
         self._schedule = schedule
         self._watch = watch
         self._steps = steps or Adapt(learner.parts)
-        self._neighbors = _neighbors(schedule, learner.seat)
-        self._round = 0  # models of this one and of later ones are kept
-        self._durable = Durable(journal)
-        self._pace = Pace()
-        self._through = asyncio.Event()  # no more rounds are played here
         self._row: tuple[Topology | None, dict[int, float]] = (None, {})  # of the last graph, which is often the next
         self._met: dict[int, Connection] = {}  # links to those whom we gave nothing in the last round
         self._awaited: set[int] = set()  # whose models the present round still waits for
@@ -170,9 +158,7 @@ class Mixer:
         self._through.set()
         patience, standing = self._settings.rejoin_seconds, Standing(self._settings.rounds)
         await part(node, self._neighbors, patience, all_of_them=False, standing=standing)
-        self._training.check()
-        if self._stop == self._settings.rounds:
-            node.emit(CourseEnded(self._stop, f"all {self._stop} rounds are done"))
+        self._end(node)
 
     def state(self) -> RoleState:
         return {"params": self.params, "round": self._round, **self._steps.state()}
@@ -358,26 +344,11 @@ class Mixer:
         self._pace.note(require_seat(peer, *self._neighbors), message.round)
         peer.node.stir()
 
-    @Pull.handler
-    async def pull(self, ask: Pull, peer: Peer) -> Pulled:
-        require_seat(peer, *self._neighbors)
-        return ask.answer(self._learner, self._round, self.params, over=self._round >= self._stop)
-
-    @Release.handler
-    async def release(self, ask: Release, peer: Peer) -> Released:
-        require_seat(peer, *self._neighbors)
-        await self._through.wait()
-        return Released()
-
-
-def _neighbors(schedule: Schedule, seat: int) -> tuple[int, ...]:
-    """All whom a seat gives models to, or gets some from."""
-    return tuple(sorted({*schedule.union.neighbors(seat), *schedule.union.senders(seat)}))
-
 
 def _play(place: Place) -> tuple[object, ...]:
     steps = Adapt(place.learner.parts) if place.settings.order == "adapt" else Combine(place.learner.parts)
-    watch = Watch(place.seat, _neighbors(place.topology, place.seat), place.journal) if place.settings.signed else None
+    neighbors = neighborhood(place.topology, place.seat)
+    watch = Watch(place.seat, neighbors, place.journal) if place.settings.signed else None
     mixer = Mixer(place.learner, place.settings, place.topology, place.stop, place.journal, watch, steps)
     return (mixer,) if watch is None else (mixer, watch)
 

@@ -24,16 +24,10 @@ from torch import Tensor
 
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
 from p2pfl.courses.dpsgd import Model, connected
-from p2pfl.courses.durable import Durable
 from p2pfl.courses.gossip import (
+    Gossiping,
     GossipSettings,
     Lead,
-    Pace,
-    Pull,
-    Pulled,
-    Release,
-    Released,
-    Training,
     begin,
     catch_up,
     consensus_distance,
@@ -43,7 +37,7 @@ from p2pfl.courses.learner import Learner, seed_of
 from p2pfl.errors import RemoteProtocolError, require
 from p2pfl.journal.journal import Journal
 from p2pfl.learn.params import is_finite
-from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted, UpdateMissing
+from p2pfl.node.events import RoundEnded, RoundStarted, UpdateMissing
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
@@ -72,8 +66,10 @@ class EpidemicSettings(GossipSettings):
         require(self.enough >= 0, f"course.enough is {self.enough}; it must not be negative")
 
 
-class Spreader:
-    """One node."""
+class Spreader(Gossiping):
+    """One node. Its neighbours are all whom it may give to, and get from."""
+
+    _settings: EpidemicSettings
 
     def __init__(
         self,
@@ -83,17 +79,7 @@ class Spreader:
         stop: int | None = None,
         journal: Journal | None = None,
     ) -> None:
-        """`neighbors`: seats that it may give to, and get from. `stop`: the round, from 0, before which to pause."""
-        self.params: Tensor = learner.model.initial
-        self._learner = learner
-        self._settings = settings
-        self._neighbors = neighbors
-        self._stop = settings.rounds if stop is None else min(stop, settings.rounds)
-        self._training = Training()
-        self._durable = Durable(journal)
-        self._round = 0  # models of this one and of later ones are kept
-        self._pace = Pace()
-        self._through = asyncio.Event()  # no more rounds are played here
+        super().__init__(learner, settings, neighbors, stop, journal)
         self._mailbox: defaultdict[int, dict[int, Tensor]] = defaultdict(dict)  # round -> seat -> model
 
     async def run(self, node: Node) -> None:
@@ -108,9 +94,7 @@ class Spreader:
             lead = await self._behind(node)
         self._through.set()
         await part(node, self._neighbors, self._settings.rejoin_seconds, all_of_them=False)
-        self._training.check()
-        if self._stop == self._settings.rounds:
-            node.emit(CourseEnded(self._stop, f"all {self._stop} rounds are done"))
+        self._end(node)
 
     def state(self) -> RoleState:
         return {"params": self.params, "round": self._round}
@@ -179,17 +163,6 @@ class Spreader:
             self._mailbox[message.round][seat] = vector
             if len(self._mailbox[message.round]) == self._settings.enough:
                 peer.node.stir()
-
-    @Pull.handler
-    async def pull(self, ask: Pull, peer: Peer) -> Pulled:
-        require_seat(peer, *self._neighbors)
-        return ask.answer(self._learner, self._round, self.params, over=self._round >= self._stop)
-
-    @Release.handler
-    async def release(self, ask: Release, peer: Peer) -> Released:
-        require_seat(peer, *self._neighbors)
-        await self._through.wait()
-        return Released()
 
 
 def _play(place: Place) -> tuple[object, ...]:

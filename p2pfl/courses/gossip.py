@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from p2pfl.courses.durable import Durable
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import number
 from p2pfl.errors import (
@@ -24,17 +25,20 @@ from p2pfl.errors import (
     RemoteProtocolError,
     require,
 )
+from p2pfl.journal.journal import Journal
 from p2pfl.learn.train import FitResult
 from p2pfl.node.connection import Connection
-from p2pfl.node.events import Event, UpdateMissing
+from p2pfl.node.events import CourseEnded, Event, UpdateMissing
 from p2pfl.node.node import Node
-from p2pfl.node.peer import Peer
+from p2pfl.node.peer import Peer, require_seat
+from p2pfl.topology.schedule import Schedule
 from p2pfl.wire.message import Message, Request
 from p2pfl.wire.tensor import Tensors
 
 __all__ = [
     "CaughtUp",
     "GossipSettings",
+    "Gossiping",
     "Lead",
     "Pace",
     "Pull",
@@ -47,6 +51,7 @@ __all__ = [
     "catch_up",
     "consensus_distance",
     "links",
+    "neighborhood",
     "part",
 ]
 
@@ -294,3 +299,52 @@ async def _greet(node: Node, seats: Collection[int], standing: Standing) -> None
         fresh = [link.peer for seat, link in told.items() if link is not before.get(seat)]
         await node.tell_all(fresh, standing)
         await node.change()
+
+
+# -- a node ------------------------------------------------------------------------------------------------------------
+
+
+def neighborhood(schedule: Schedule, seat: int) -> tuple[int, ...]:
+    """All whom a seat gives something to in some round, or gets something from."""
+    return tuple(sorted({*schedule.union.neighbors(seat), *schedule.union.senders(seat)}))
+
+
+class Gossiping:
+    """One node of the graph: where it is, and what it answers to neighbours who ask. What it plays is its course's."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        settings: GossipSettings,
+        neighbors: tuple[int, ...],
+        stop: int | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        """`neighbors`: seats that anything is exchanged with. `stop`: the round, from 0, before which to pause."""
+        self.params: Tensor = learner.model.initial
+        self._learner = learner
+        self._settings = settings
+        self._neighbors = neighbors
+        self._stop = settings.rounds if stop is None else min(stop, settings.rounds)
+        self._round = 0  # models of this one and of later ones are kept
+        self._training = Training()
+        self._durable = Durable(journal)
+        self._pace = Pace()
+        self._through = asyncio.Event()  # no more rounds are played here
+
+    def _end(self, node: Node) -> None:
+        """Tell that it is over, if it is more than a pause. Raises CourseError if our training has always failed."""
+        self._training.check()
+        if self._stop == self._settings.rounds:
+            node.emit(CourseEnded(self._stop, f"all {self._stop} rounds are done"))
+
+    @Pull.handler
+    async def pull(self, ask: Pull, peer: Peer) -> Pulled:
+        require_seat(peer, *self._neighbors)
+        return ask.answer(self._learner, self._round, self.params, over=self._round >= self._stop)
+
+    @Release.handler
+    async def release(self, ask: Release, peer: Peer) -> Released:
+        require_seat(peer, *self._neighbors)
+        await self._through.wait()
+        return Released()

@@ -60,7 +60,7 @@ class Outbox:
             if LINK_LOST not in end.args or self._closed:  # nobody will ask again
                 self._drop_if(work)
             raise
-        except Exception:
+        except Exception:  # whatever it is, the asker gets it, and who asks again has a new try
             self._drop_if(work)
             raise
         finally:

@@ -26,24 +26,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
-from torch import Tensor
-
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
-from p2pfl.courses.durable import Durable
 from p2pfl.courses.gossip import (
+    Gossiping,
     GossipSettings,
     Lead,
-    Pace,
-    Pull,
-    Pulled,
-    Release,
-    Released,
     Standing,
-    Training,
     begin,
     catch_up,
     consensus_distance,
     links,
+    neighborhood,
     part,
 )
 from p2pfl.courses.learner import Learner
@@ -128,8 +121,10 @@ class MassLost(Event):
         return f"round {self.round}: a mass of {self.weight:.3f} is lost: {self.reason}"
 
 
-class Pusher:
-    """One node of the graph."""
+class Pusher(Gossiping):
+    """One node of the graph. It is through when it gives nothing more, and takes nothing."""
+
+    _settings: PushsumSettings
 
     def __init__(
         self,
@@ -140,26 +135,16 @@ class Pusher:
         journal: Journal | None = None,
     ) -> None:
         """`stop`: the round, from 0, before which to pause."""
-        self.params: Tensor = learner.model.initial  # x / w
-        self.purse = Purse(self.params)
-        self._learner = learner
-        self._training = Training()
-        self._settings = settings
+        super().__init__(learner, settings, neighborhood(schedule, learner.seat), stop, journal)
+        self.purse = Purse(self.params)  # params are x / w
         self._schedule = schedule
-        union = schedule.union
-        self._neighbors = tuple(sorted({*union.neighbors(learner.seat), *union.senders(learner.seat)}))
-        self._stop = settings.rounds if stop is None else min(stop, settings.rounds)
-        self._round = 0
         self._resumed = False
-        self._durable = Durable(journal)
-        self._pace = Pace()
         self._heard: dict[int, Share] = {}  # the last of each sender since our last round
         self._weights: dict[int, float] = {}  # of the last share of each sender, who kept as much
         self._links: dict[int, Connection] = {}  # receiver -> the link it had when we cut off the shares of this round
         self._couriers: dict[int, asyncio.Task[None]] = {}  # by receiver; one that has an open share
         self._closed: set[int] = set()  # receivers that refuse our shares: their course is over
         self._leaving = False
-        self._through = asyncio.Event()  # we give nothing more, and take nothing
         self._node: Node | None = None
         if journal is not None and journal.last() is None and (kept := journal.kept(_PURSE)) is not None:
             self.resume(kept)
@@ -180,10 +165,14 @@ class Pusher:
             await (self._hand_over(node, group) if self._leaving else self._part(node))
             for courier in self._couriers.values():
                 courier.cancel()
+        self._end(node)
+
+    def _end(self, node: Node) -> None:
+        if not self._leaving:
+            super()._end(node)
+            return
         self._training.check()
-        why = "we leave" if self._leaving else f"all {self._stop} rounds are done"
-        if self._leaving or self._stop == self._settings.rounds:
-            node.emit(CourseEnded(self._round, why))
+        node.emit(CourseEnded(self._round, "we leave"))
 
     def leave(self) -> None:
         """After this round, hand all mass to a neighbour, and be through."""
@@ -393,17 +382,6 @@ class Pusher:
     def standing(self, message: Standing, peer: Peer) -> None:
         self._pace.note(require_seat(peer, *self._neighbors), message.round)
         self._wake()
-
-    @Pull.handler
-    async def pull(self, ask: Pull, peer: Peer) -> Pulled:
-        require_seat(peer, *self._neighbors)
-        return ask.answer(self._learner, self._round, self.params, over=self._round >= self._stop)
-
-    @Release.handler
-    async def release(self, ask: Release, peer: Peer) -> Released:
-        require_seat(peer, *self._neighbors)
-        await self._through.wait()
-        return Released()
 
     def _wake(self) -> None:
         if self._node is not None:

@@ -11,6 +11,7 @@ handed in. The sizes of what is sent depend on the length of the vector alone, s
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -74,16 +75,16 @@ class Stage(Protocol):
         """The step back, into new memory. Raises ValueError for what no vector is encoded as."""
 
 
-class NoState:
+class NoState(ABC):
     """What a stage has in common with others that remember nothing."""
 
     def encode(self, vector: Tensor, state: TransformState, rng: torch.Generator) -> Step:
         aside, rest = self.split(vector, rng)
         return Step(aside, rest, {})
 
+    @abstractmethod
     def split(self, vector: Tensor, rng: torch.Generator) -> tuple[Payload, Tensor]:
         """What is noted aside, and what is for the next stage."""
-        raise NotImplementedError
 
 
 class Encoded(NamedTuple):

@@ -319,7 +319,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.serve:
         asyncio.run(serve())
     if options.assail:
-        asyncio.run(assail(*options.assail, options.peers))
+        attack, address = options.assail
+        asyncio.run(assail(attack, address, options.peers))
     found = (
         (name, asyncio.run(flood(name, options.peers, options.seconds))) for name in options.attacks or tuple(ATTACKS)
     )

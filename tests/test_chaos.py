@@ -9,8 +9,8 @@ import asyncio
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from p2pfl import Node
 from tests.chaos.cluster import Cluster, cluster, cpu_seconds, resident_bytes
-from tests.end_to_end.process import Running, launch
+from tests.end_to_end.process import Running, launch, limited
 
 pytestmark = [pytest.mark.sockets, pytest.mark.asyncio(loop_scope="module")]
 
@@ -123,15 +123,9 @@ async def test_a_network_that_is_merely_bad_changes_nothing(nodes: Cluster) -> N
         since = hub.rows.index(row) + 1
 
 
-@contextmanager
-def no_more_files(running: Running) -> Iterator[None]:
-    """It can open nothing; what it has open stays so, since the bound is on the numbers of new ones."""
-    before = resource.prlimit(running.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(running.pid, resource.RLIMIT_NOFILE, (3, before[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(running.pid, resource.RLIMIT_NOFILE, before)
+def no_more_files(running: Running) -> AbstractContextManager[None]:
+    """It can open nothing."""
+    return limited(running, resource.RLIMIT_NOFILE, 3)
 
 
 async def test_without_file_descriptors_rounds_go_on_and_newcomers_wait(nodes: Cluster) -> None:

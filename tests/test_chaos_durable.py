@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from tests.chaos.cluster import HUB, Cluster, cluster
 from tests.chaos.record import committed, undisturbed
-from tests.end_to_end.process import Running
+from tests.end_to_end.process import Running, limited
 
 pytestmark = [pytest.mark.sockets, pytest.mark.asyncio(loop_scope="module")]
 
@@ -116,15 +116,9 @@ async def test_a_hub_that_was_killed_goes_on_behind_the_last_round_that_it_commi
     await rounds_more(nodes, 3)
 
 
-@contextmanager
-def full_disk(running: Running) -> Iterator[None]:
+def full_disk(running: Running) -> AbstractContextManager[None]:
     """No file can be written to."""
-    before = resource.prlimit(running.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(running.pid, resource.RLIMIT_FSIZE, (0, before[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(running.pid, resource.RLIMIT_FSIZE, before)
+    return limited(running, resource.RLIMIT_FSIZE, 0)
 
 
 async def test_rounds_go_on_while_the_disk_is_full(nodes: Cluster) -> None:

@@ -10,6 +10,7 @@ A schedule ends with a quiet time, in which all is well: what then does not come
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -27,25 +28,27 @@ _SHORTEST, _LONGEST = 0.05, 12.0  # seconds that a fault lasts: from within a tr
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(ABC):
     """Something that is wrong from `at` to `until`, in seconds of virtual time."""
 
     at: float
     until: float
 
+    @abstractmethod
     async def begin(self, world: World) -> None:
         """Let it go wrong."""
 
     async def end(self, world: World) -> None:
-        """Let it be well again."""
+        """Let it be well again, where it has not ended by itself."""
+        return
 
     def __str__(self) -> str:
         return f"{self.at:7.3f} s to {self.until:7.3f} s: {self.what}"
 
     @property
+    @abstractmethod
     def what(self) -> str:
         """It, in words."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Running", "launch", "node", "places"]
+__all__ = ["Running", "launch", "limited", "node", "places"]
 
 Row = dict[str, Any]
 
@@ -119,3 +120,14 @@ async def node(home: Path, *options: str) -> AsyncIterator[Running]:
         yield running
     finally:
         await running.stop()
+
+
+@contextmanager
+def limited(running: Running, what: int, most: int) -> Iterator[None]:
+    """It may have no more of something, of `resource.RLIMIT_*`. What it has already stays so."""
+    before = resource.prlimit(running.pid, what)
+    resource.prlimit(running.pid, what, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(running.pid, what, before)

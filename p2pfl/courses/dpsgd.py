@@ -186,8 +186,10 @@ class Mixer(Gossiping):
 
     async def _behind(self, node: Node) -> Lead | None:
         """Where a neighbour is, if all that we can hear are rounds ahead: we were away, and they do not wait for us."""
+        if self._round >= self._stop or not self._pace.anybody_beyond(self._round):
+            return None  # as nearly always: then nobody's link is looked at
         audible = [other for other in self._schedule.union.senders(self._learner.seat) if node.hears(other)]
-        if self._round >= self._stop or not self._pace.is_beyond(audible, self._round):
+        if not self._pace.is_beyond(audible, self._round):
             return None
         return await catch_up(node, self._learner, audible, self._round)
 

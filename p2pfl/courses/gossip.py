@@ -237,6 +237,10 @@ class Pace:
         """Whether it is in this round, or beyond: then nothing of an earlier one comes from it any more."""
         return self._rounds.get(seat, -1) >= round
 
+    def anybody_beyond(self, round: int) -> bool:
+        """Whether there may be one of whom `is_beyond` holds."""
+        return max(self._rounds.values(), default=-1) > round + _FEW_ROUNDS
+
     def is_beyond(self, seats: Collection[int], round: int) -> bool:
         """Whether all of these are so far beyond this round that we had better go on where they are.
 

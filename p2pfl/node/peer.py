@@ -342,9 +342,10 @@ def require_seat(peer: Peer, *seats: int) -> int:
 
     A role takes messages only from whom the topology puts above or beside it; a link alone gives no say in a course.
     """
-    if peer.seat not in seats:
-        raise RemoteProtocolError(f"{peer.label} in seat {peer.seat} has no say here: that is for {_listed(seats)}")
-    return peer.seat
+    seat = peer.seat
+    if seat is None or seat not in seats:
+        raise RemoteProtocolError(f"{peer.label} in seat {seat} has no say here: that is for {_listed(seats)}")
+    return seat
 
 
 def _listed(seats: tuple[int, ...]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2pfl.crypto.identity import Identity, NetworkKey
+from p2pfl.errors import IdentityError
 from p2pfl.link.tls import TlsSettings
 from p2pfl.link.trust import parse_trust
 from p2pfl.link.websocket import WebSocketTransport
@@ -60,24 +61,35 @@ class IdentityOptions:
 
 
 def own_identity(path: Path | None) -> tuple[Identity, ExitStack]:
-    """The identity in a file, and what to close at the end.
+    """The identity in a file, which is held until what is given with it is closed: two nodes with one identity would
+    end each other's links.
 
-    Without a path: the first file in .p2pfl that no other process holds; it is held to the end. Raises IdentityError.
+    Without a path: the first file in .p2pfl that no other process holds. Raises IdentityError.
     """
     held = ExitStack()
     if path is not None:
-        return Identity.load_or_create(path), held
+        identity = Identity.load_or_create(path)
+        if not _holds(path, held):
+            raise IdentityError(f"identity: {path} is that of a node which runs; give this one another --identity")
+        return identity, held
     for number in itertools.count(1):
         file = Path(".p2pfl") / (f"identity-{number}.key" if number > 1 else "identity.key")
         identity = Identity.load_or_create(file)
-        handle = held.enter_context(file.open("rb"))
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            held.close()
-            continue
-        break
+        if _holds(file, held):
+            break
     return identity, held
+
+
+def _holds(file: Path, held: ExitStack) -> bool:
+    """Whether it is ours now, and no other process has it."""
+    handle = file.open("rb")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        return False
+    held.enter_context(handle)
+    return True
 
 
 def make_transport(options: IdentityOptions) -> tuple[WebSocketTransport, ExitStack]:

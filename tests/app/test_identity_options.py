@@ -24,6 +24,16 @@ def test_nodes_of_one_folder_have_identities_of_their_own(tmp_path: Path, monkey
     assert sorted(file.name for file in Path(".p2pfl").glob("*.key")) == ["identity-2.key", "identity.key"]
 
 
+def test_one_identity_is_one_node(tmp_path: Path) -> None:
+    file = tmp_path / "identity.key"
+    first, held = own_identity(file)
+    with held, pytest.raises(IdentityError, match=r"identity\.key is that of a node which runs; give this one another"):
+        own_identity(file)
+    again, held = own_identity(file)
+    with held:
+        assert again == first
+
+
 @pytest.mark.parametrize(
     ("options", "policies"),
     [

@@ -1,4 +1,4 @@
-"""Async tests run on virtual time, except those that use real sockets."""
+"""Async tests run on virtual time, except those that use real sockets, which run one after the other."""
 
 from __future__ import annotations
 
@@ -17,3 +17,16 @@ def pytest_asyncio_loop_factories(
     if item.get_closest_marker("sockets"):
         return {"stock": asyncio.SelectorEventLoop}
     return {"virtual": VirtualLoop}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests with real sockets wait for real time: two at once would make each other late. So one worker has them all.
+
+    `sockets(patient=True)` is for those that can bear it.
+    """
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        marker = item.get_closest_marker("sockets")
+        if marker is not None and not marker.kwargs.get("patient"):
+            item.add_marker(pytest.mark.xdist_group("sockets"))

@@ -1,0 +1,1 @@
+"""Every course in every setting that there is: one table of courses, and where and through what they are played."""

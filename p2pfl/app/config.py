@@ -26,6 +26,7 @@ from p2pfl.courses.ditto import DITTO
 from p2pfl.courses.dpsgd import DPSGD
 from p2pfl.courses.epidemic import EPIDEMIC
 from p2pfl.courses.fedavg import FEDAVG
+from p2pfl.courses.fedbabu import FEDBABU
 from p2pfl.courses.fedbuff import FEDASYNC, FEDBUFF
 from p2pfl.courses.feddyn import FEDDYN
 from p2pfl.courses.fednova import FEDNOVA
@@ -36,6 +37,7 @@ from p2pfl.courses.fedswa import FEDSWA
 from p2pfl.courses.gradtrack import GRADTRACK
 from p2pfl.courses.hierarchical import HIERARCHICAL
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG
+from p2pfl.courses.perfedavg import PERFEDAVG
 from p2pfl.courses.pfedme import PFEDME
 from p2pfl.courses.pushsum import PUSHSUM
 from p2pfl.courses.qfedavg import QFEDAVG
@@ -93,6 +95,8 @@ COURSES: Mapping[str, Course] = {
         LGFEDAVG,
         DITTO,
         FEDREP,
+        FEDBABU,
+        PERFEDAVG,
         CHOCO,
         DEEPSQUEEZE,
         PFEDME,

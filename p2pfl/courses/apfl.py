@@ -82,7 +82,7 @@ class Mixing(Training):
         assert learner.shard is not None, "only seats with examples train"
         return Trained(copy, len(learner.shard), mean_loss(losses, sizes))
 
-    def personal(self, learner: Learner, params: Tensor) -> Tensor:
+    async def personal(self, learner: Learner, params: Tensor) -> Tensor:
         return torch.lerp(params, learner.model.initial if self._own is None else self._own, self._alpha)
 
     def state(self) -> RoleState:

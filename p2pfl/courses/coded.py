@@ -256,8 +256,8 @@ class _Replier:
         packed, self._state = await self._codec.upward(trained.vector, received, round, self._state)
         return trained._replace(vector=packed)
 
-    def personal(self, learner: Learner, params: Tensor) -> Tensor:
-        return self._inner.personal(learner, params)
+    async def personal(self, learner: Learner, params: Tensor) -> Tensor:
+        return await self._inner.personal(learner, params)
 
     def state(self) -> RoleState:
         return {**self._inner.state(), **{_CODEC + name: value for name, value in self._state.items()}}

@@ -48,7 +48,7 @@ class Ditto(Training):
         self._own: Tensor | None = None
 
     async def train(self, learner: Learner, received: Tensor, round: int) -> Trained:
-        own = self.personal(learner, received)
+        own = await self.personal(learner, received)
         # Training pulls towards where it starts: pull (v - w) = pull (v - start) + pull (start - w).
         drift = (own - received).mul_(self._train.proximal)
         mine = await learner.fit(own, round, drift=drift, train=self._train, use="personal")
@@ -56,7 +56,7 @@ class Ditto(Training):
         self._own = mine.params
         return trained
 
-    def personal(self, learner: Learner, params: Tensor) -> Tensor:
+    async def personal(self, learner: Learner, params: Tensor) -> Tensor:
         return learner.model.initial if self._own is None else self._own
 
     def state(self) -> RoleState:

@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from p2pfl.council.council import Council
+from p2pfl.courses.best import Best
 from p2pfl.courses.coded import compressed
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
 from p2pfl.courses.durable import Durable
 from p2pfl.courses.elected import Member
+from p2pfl.courses.finetune import tuned
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Update, number
 from p2pfl.courses.outbox import Outbox, score
@@ -31,6 +33,7 @@ from p2pfl.courses.samplers import SAMPLERS, SamplerSpec
 from p2pfl.errors import CourseError, require
 from p2pfl.journal.certificate import Certificate
 from p2pfl.journal.journal import Journal
+from p2pfl.learn.specs import TrainSpec
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer, require_seat
@@ -87,6 +90,11 @@ class FedAvgSettings:
     """`server`: on the test part, `clients`: each client on its own, `both`, `none`."""
     evaluate_every: int = 1
     """Rounds between two evaluations."""
+    finetune_epochs: int = 0
+    """Before a client is evaluated, and in the end, it trains its model for so many passes over its own examples; no
+    update holds anything of that."""
+    finetune_lr: float = 0.0
+    """The learning rate of these passes; 0: train.lr."""
     patience: int = 0
     """Stop after so many evaluations without a better one; 0: never."""
     target_accuracy: float = 0.0
@@ -126,10 +134,16 @@ class FedAvgSettings:
             sampling=SamplerSpec(self.sampler, self.favour, self.candidates, self.groups),
         )
 
+    def finetuning(self, train: TrainSpec) -> TrainSpec | None:
+        """How clients who train as `train` says do so before they are evaluated; None: they do not."""
+        if not self.finetune_epochs:
+            return None
+        return replace(train, epochs=self.finetune_epochs, steps=0, lr=self.finetune_lr or train.lr)
+
 
 _NOT_NEGATIVE = (
     "over_selection", "deadline_seconds", "grace_seconds", "rejoin_seconds", "exclude_after", "min_clients", "patience",
-    "target_accuracy",
+    "target_accuracy", "finetune_epochs", "finetune_lr",
 )  # fmt: skip
 _CHOICES = {
     "sampler": SAMPLERS,
@@ -139,7 +153,12 @@ _CHOICES = {
     "evaluate": ("server", "clients", "both", "none"),
     "keep": ("last", "best"),
 }
-_ELECTED = {"keep": ("last",), "patience": (0,), "sampler": ("uniform",)}  # what a successor can go on with
+_ELECTED = {
+    "keep": ("last",),
+    "patience": (0,),
+    "sampler": ("uniform",),
+    "finetune_epochs": (0,),
+}  # what a successor can go on with
 
 
 class Leader:
@@ -166,7 +185,7 @@ class Leader:
         self._settings = settings
         self._durable = durable
         self._clients = clients
-        self._best = Best(settings)
+        self._best = Best(settings.patience, settings.target_accuracy)
 
     @property
     def rule(self) -> Rule:
@@ -314,55 +333,6 @@ class Candidate(Member):
         return Elected(self, term)
 
 
-class Best:
-    """The best evaluation so far, and whether it is time to stop."""
-
-    def __init__(self, settings: FedAvgSettings) -> None:
-        self.params: Tensor | None = None
-        self._settings = settings
-        self._value: float | None = None
-        self._since = 0
-
-    def note(self, params: Tensor, metrics: dict[str, float]) -> None:
-        value = self._merit(metrics)
-        if value is None:
-            return
-        if self._value is None or value > self._value:
-            self.params, self._value, self._since = params, value, 0
-        else:
-            self._since += 1
-
-    def state(self) -> RoleState:
-        if self.params is None or self._value is None:
-            return {}
-        return {"best": self.params, "best_value": self._value, "since_best": self._since}
-
-    def resume(self, state: RoleState) -> None:
-        if "best" in state:
-            self.params = as_tensor(state["best"])
-            self._value, self._since = float(state["best_value"]), int(state["since_best"])
-
-    def ended(self, metrics: dict[str, float]) -> str | None:
-        """Why the course is over, or None."""
-        target = self._settings.target_accuracy
-        reached = metrics.get("accuracy", metrics.get("client_accuracy", 0.0))
-        if target and reached >= target:
-            return f"the accuracy {reached:.4f} has reached the target {target}"
-        if self._settings.patience and self._since >= self._settings.patience:
-            return f"{self._since} evaluations brought nothing better"
-        return None
-
-    @staticmethod
-    def _merit(metrics: dict[str, float]) -> float | None:
-        for name in ("accuracy", "client_accuracy"):
-            if name in metrics:
-                return metrics[name]
-        for name in ("loss", "client_loss"):
-            if name in metrics:
-                return -metrics[name]
-        return None
-
-
 class Trainer:
     """A client: trains when its server asks it to, until the course is over."""
 
@@ -382,6 +352,7 @@ class Trainer:
                 await self._over.wait()
         finally:
             self._outbox.close()
+        self.params = await self._outbox.local.personal(self._learner, self.params)  # the server waits no more
 
     def state(self) -> RoleState:
         """What its half remembers; nothing else of it lasts from round to round."""
@@ -404,7 +375,7 @@ class Trainer:
     @Finish.handler
     async def finish(self, ask: Finish, peer: Peer) -> Finished:
         require_seat(peer, self._server)
-        self.params = self._outbox.local.personal(self._learner, self._learner.vector(ask.params))
+        self.params = self._learner.vector(ask.params)
         self._over.set()
         return Finished()
 
@@ -420,7 +391,7 @@ def _play(place: Place) -> tuple[object, ...]:
 
 def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[object, ...]:
     """The server, or a client, of a rule."""
-    rule = compressed(plain, place.learner, place.compress)
+    rule = compressed(tuned(plain, place.settings.finetuning(place.learner.train)), place.learner, place.compress)
     if place.seat:
         return (Trainer(place.learner, 0, place.journal, rule),)
     clients = place.topology.union.neighbors(0)

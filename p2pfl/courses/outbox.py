@@ -111,5 +111,6 @@ async def score(learner: Learner, local: Local, ask: Evaluate) -> Score:
     """How a client finds its own form of a model: on the examples that it holds out, or else on all of its own."""
     shard = learner.validation or learner.shard
     assert shard is not None, "only seats with examples are asked"
-    found = await learner.evaluate(local.personal(learner, learner.vector(ask.params)), shard)
+    own = await local.personal(learner, learner.vector(ask.params))
+    found = await learner.evaluate(own, shard)
     return Score(number(found.loss), found.accuracy, found.num_examples)

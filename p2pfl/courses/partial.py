@@ -113,8 +113,8 @@ class Partial:
         self._kept = self._private.take(trained.vector)
         return trained._replace(vector=self._shared.take(trained.vector))
 
-    def personal(self, learner: Learner, params: Tensor) -> Tensor:
-        return self._inner.personal(learner, self._whole(params))
+    async def personal(self, learner: Learner, params: Tensor) -> Tensor:
+        return await self._inner.personal(learner, self._whole(params))
 
     def state(self) -> RoleState:
         kept: RoleState = {} if self._kept is None else {"kept": self._kept}

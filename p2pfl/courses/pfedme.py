@@ -96,7 +96,7 @@ class Enveloped(Training):
         assert learner.shard is not None, "only seats with examples train"
         return Trained(own, len(learner.shard), mean_loss(losses, sizes))
 
-    def personal(self, learner: Learner, params: Tensor) -> Tensor:
+    async def personal(self, learner: Learner, params: Tensor) -> Tensor:
         return params if self._theta is None else self._theta
 
     def state(self) -> RoleState:

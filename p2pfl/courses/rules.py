@@ -61,8 +61,11 @@ class Local(Protocol):
     async def train(self, learner: Learner, received: Tensor, round: int) -> Trained:
         """The update of a round (from 0). Raises ComputeError."""
 
-    def personal(self, learner: Learner, params: Tensor) -> Tensor:
-        """The model that serves this client when the server's is `params`: what it is evaluated by, and ends with."""
+    async def personal(self, learner: Learner, params: Tensor) -> Tensor:
+        """The model that serves this client when the server's is `params`: what it is evaluated by, and ends with.
+
+        It may be trained for that, and nothing is remembered of it. Raises ComputeError.
+        """
 
     def state(self) -> RoleState:
         """What it has to remember between rounds."""
@@ -108,7 +111,7 @@ class Training:
         found = await learner.fit(received, round)
         return Trained(found.params, found.num_examples, found.loss)
 
-    def personal(self, learner: Learner, params: Tensor) -> Tensor:
+    async def personal(self, learner: Learner, params: Tensor) -> Tensor:
         return params
 
     def state(self) -> RoleState:

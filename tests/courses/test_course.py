@@ -13,6 +13,7 @@ from p2pfl.courses.ditto import DITTO, DittoSettings
 from p2pfl.courses.dpsgd import DPSGD, DpsgdSettings
 from p2pfl.courses.epidemic import EPIDEMIC, EpidemicSettings
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
+from p2pfl.courses.fedbabu import FEDBABU, FedBabuSettings
 from p2pfl.courses.fedbuff import FEDASYNC, FEDBUFF, FedAsyncSettings, FedBuffSettings
 from p2pfl.courses.feddyn import FEDDYN, FedDynSettings
 from p2pfl.courses.fednova import FEDNOVA, FedNovaSettings
@@ -23,6 +24,7 @@ from p2pfl.courses.fedswa import FEDSWA, FedSwaSettings
 from p2pfl.courses.gradtrack import GRADTRACK, GradtrackSettings
 from p2pfl.courses.hierarchical import HIERARCHICAL, HierarchicalSettings
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG, FedBnSettings, FedPerSettings, LgFedAvgSettings
+from p2pfl.courses.perfedavg import PERFEDAVG, PerFedAvgSettings
 from p2pfl.courses.pfedme import PFEDME, PFedMeSettings
 from p2pfl.courses.pushsum import PUSHSUM, PushsumSettings
 from p2pfl.courses.qfedavg import QFEDAVG, QFedAvgSettings
@@ -74,6 +76,9 @@ COURSES = {
     "fedper": (FEDPER, FedPerSettings(rounds=3, private=("1.bias",)), build("star", 5)),
     "lgfedavg": (LGFEDAVG, LgFedAvgSettings(rounds=3, private=("1.bias",), evaluate="both"), build("star", 5)),
     "fedrep": (FEDREP, FedRepSettings(rounds=3, private=("1.bias",)), build("star", 5)),
+    "fedavg, tuned": (FEDAVG, FedAvgSettings(rounds=3, evaluate="both", finetune_epochs=2), build("star", 5)),
+    "fedbabu": (FEDBABU, FedBabuSettings(rounds=3, private=("1.bias",)), build("star", 5)),
+    "perfedavg": (PERFEDAVG, PerFedAvgSettings(rounds=3, delta=0.01), build("star", 5)),
     "ditto": (DITTO, DittoSettings(rounds=3, fraction=0.5), build("star", 5)),
     "pfedme": (PFEDME, PFedMeSettings(rounds=3), build("star", 5)),
     "apfl": (APFL, ApflSettings(rounds=3), build("star", 5)),

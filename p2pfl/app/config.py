@@ -36,6 +36,7 @@ from p2pfl.courses.fedrep import FEDREP
 from p2pfl.courses.fedswa import FEDSWA
 from p2pfl.courses.gradtrack import GRADTRACK
 from p2pfl.courses.hierarchical import HIERARCHICAL
+from p2pfl.courses.ifca import IFCA
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG
 from p2pfl.courses.perfedavg import PERFEDAVG
 from p2pfl.courses.pfedme import PFEDME
@@ -97,6 +98,7 @@ COURSES: Mapping[str, Course] = {
         FEDREP,
         FEDBABU,
         PERFEDAVG,
+        IFCA,
         CHOCO,
         DEEPSQUEEZE,
         PFEDME,

@@ -58,8 +58,8 @@ class Alone(Training):
         self._own = found.params
         return Trained(torch.zeros(_NOTHING), found.num_examples, found.loss)
 
-    async def personal(self, learner: Learner, params: Tensor) -> Tensor:
-        return params if self._own is None else self._own
+    async def personal(self, learner: Learner, served: Tensor) -> Tensor:
+        return served if self._own is None else self._own
 
     def state(self) -> RoleState:
         return {} if self._own is None else {"own": self._own}

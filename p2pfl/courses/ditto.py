@@ -56,7 +56,7 @@ class Ditto(Training):
         self._own = mine.params
         return trained
 
-    async def personal(self, learner: Learner, params: Tensor) -> Tensor:
+    async def personal(self, learner: Learner, served: Tensor) -> Tensor:
         return learner.model.initial if self._own is None else self._own
 
     def state(self) -> RoleState:

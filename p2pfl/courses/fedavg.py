@@ -38,6 +38,7 @@ from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
+from p2pfl.wire.tensor import Tensors
 
 __all__ = ["FEDAVG", "Elected", "FedAvgSettings", "Leader", "Server", "Trainer", "starred"]
 
@@ -176,6 +177,7 @@ class Leader:
         """`stop`: the round, from 0, before which to pause; `rule`: federated averaging if there is none."""
         self.params: Tensor = learner.model.initial
         self._rule = averaging(learner) if rule is None else rule
+        self._served = self._rule.served or learner.parts
         self._central = self._rule.central()
         self._round = 0  # the next one
         self._stop = settings.rounds if stop is None else min(stop, settings.rounds)
@@ -208,6 +210,9 @@ class Leader:
             self.params = self._central.absorb(self.params, collected.mean, share, round)
         return collected
 
+    def _serve(self) -> Tensors:
+        return self._served.tensors(self._central.serve(self.params))
+
     def _ask(self, round: int) -> Train:
         return Train(round, self._rule.down.tensors(self._central.broadcast(self.params, round)))
 
@@ -233,7 +238,7 @@ class Leader:
             evaluation = await self._learner.evaluate(self.params, self._learner.test)
             found |= {"accuracy": evaluation.accuracy, "loss": evaluation.loss}
         if self._is_due(round, "clients"):
-            scored = await self._clients.evaluate(node, Evaluate(round, self._learner.tensors(self.params)))
+            scored = await self._clients.evaluate(node, Evaluate(round, self._serve()))
             found |= {"client_accuracy": scored.accuracy, "client_loss": scored.loss}
         return found
 
@@ -281,7 +286,7 @@ class Server(Leader):
         super().__init__(learner, settings, asked, Durable(journal), stop, rule)
 
     async def run(self, node: Node) -> None:
-        node.agree(self._learner.schema, self._rule.down.schema, self._rule.up.schema)
+        node.agree(self._served.schema, self._rule.down.schema, self._rule.up.schema)
         if self._round:
             await self._clients.reassemble(node)
         else:
@@ -289,7 +294,7 @@ class Server(Leader):
         reason = await self.lead(node)
         if reason and self._settings.keep == "best" and self._best.params is not None:
             self.params = self._best.params
-        await self._clients.finish(node, Finish(self._round, self._learner.tensors(self.params)))
+        await self._clients.finish(node, Finish(self._round, self._serve()))
         if not reason:
             return  # a pause
         if not self._updates:
@@ -342,17 +347,19 @@ class Trainer:
         self._learner = learner
         self._server = server
         self._rule = averaging(learner) if rule is None else rule
+        self._served = self._rule.served or learner.parts
+        self._final: Tensor = self.params  # what is served in the end
         self._outbox = Outbox(learner, self._rule, Durable(journal))
         self._over = asyncio.Event()
 
     async def run(self, node: Node) -> None:
-        node.agree(self._learner.schema, self._rule.down.schema, self._rule.up.schema)
+        node.agree(self._served.schema, self._rule.down.schema, self._rule.up.schema)
         try:
             with node.waiting("the end of the course"):
                 await self._over.wait()
         finally:
             self._outbox.close()
-        self.params = await self._outbox.local.personal(self._learner, self.params)  # the server waits no more
+        self.params = await self._outbox.local.personal(self._learner, self._final)  # the server waits no more
 
     def state(self) -> RoleState:
         """What its half remembers; nothing else of it lasts from round to round."""
@@ -370,12 +377,12 @@ class Trainer:
     @Evaluate.handler
     async def evaluate(self, ask: Evaluate, peer: Peer) -> Score:
         require_seat(peer, self._server)
-        return await score(self._learner, self._outbox.local, ask)
+        return await score(self._learner, self._outbox.local, self._served.vector(ask.params))
 
     @Finish.handler
     async def finish(self, ask: Finish, peer: Peer) -> Finished:
         require_seat(peer, self._server)
-        self.params = self._learner.vector(ask.params)
+        self._final = self._served.vector(ask.params)
         self._over.set()
         return Finished()
 
@@ -426,11 +433,12 @@ def starred(
     *,
     remembers: bool = False,
     server: type[Server] = Server,
+    compresses: bool = True,
 ) -> Course:
     """The course of a server and its clients that goes by `rule(learner, settings)`.
 
     `remembers`: its clients' half has a state, so that clients do not sleep between rounds; `server`: one that does not
-    go round by round.
+    go round by round; `compresses`: whether its updates have a linear mean, so that [compress] can be asked for.
     """
 
     def play(place: Place) -> tuple[object, ...]:
@@ -441,8 +449,8 @@ def starred(
     def sleepers(topology: Topology, _: object) -> Collection[int]:
         return () if remembers else _clients(topology)
 
-    in_rounds = server is Server  # then an update is made of the model that was sent last
-    return Course(name, settings, (server, Trainer), play, _clients, "star", _needs, sleepers, compresses=in_rounds)
+    fits = compresses and server is Server  # then an update is made of the model that was sent last
+    return Course(name, settings, (server, Trainer), play, _clients, "star", _needs, sleepers, compresses=fits)
 
 
 FEDAVG = Course(

@@ -15,6 +15,8 @@ from torch import Tensor
 from p2pfl.courses.course import RoleState
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.rules import Local, Rule, Trained
+from p2pfl.learn.data import Shard
+from p2pfl.learn.evaluate import Evaluation
 from p2pfl.learn.specs import TrainSpec
 
 __all__ = ["Tuned", "tuned"]
@@ -32,9 +34,12 @@ class Tuned:
     async def train(self, learner: Learner, received: Tensor, round: int) -> Trained:
         return await self._inner.train(learner, received, round)
 
-    async def personal(self, learner: Learner, params: Tensor) -> Tensor:
-        start = await self._inner.personal(learner, params)
+    async def personal(self, learner: Learner, served: Tensor) -> Tensor:
+        start = await self._inner.personal(learner, served)
         return (await learner.fit(start, 0, train=self._train, use="finetune")).params
+
+    async def evaluate(self, learner: Learner, served: Tensor, shard: Shard) -> Evaluation:
+        return await learner.evaluate(await self.personal(learner, served), shard)
 
     def state(self) -> RoleState:
         return self._inner.state()

@@ -84,10 +84,10 @@ class Meta(Training):
         found = await batch.fit(params, round, train=self._unit, use=f"gradient {number}")
         return params - found.params
 
-    async def personal(self, learner: Learner, params: Tensor) -> Tensor:
+    async def personal(self, learner: Learner, served: Tensor) -> Tensor:
         assert learner.shard is not None, "only seats with examples are served"
         whole = replace(self._adapt, batch_size=max(len(learner.shard), 1))
-        return (await learner.fit(params, 0, train=whole, use="adapt")).params
+        return (await learner.fit(served, 0, train=whole, use="adapt")).params
 
 
 def _perfedavg(learner: Learner, settings: PerFedAvgSettings) -> Rule:

@@ -23,6 +23,7 @@ from p2pfl.courses.fedrep import FEDREP, FedRepSettings
 from p2pfl.courses.fedswa import FEDSWA, FedSwaSettings
 from p2pfl.courses.gradtrack import GRADTRACK, GradtrackSettings
 from p2pfl.courses.hierarchical import HIERARCHICAL, HierarchicalSettings
+from p2pfl.courses.ifca import IFCA, IfcaSettings
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG, FedBnSettings, FedPerSettings, LgFedAvgSettings
 from p2pfl.courses.perfedavg import PERFEDAVG, PerFedAvgSettings
 from p2pfl.courses.pfedme import PFEDME, PFedMeSettings
@@ -79,6 +80,7 @@ COURSES = {
     "fedavg, tuned": (FEDAVG, FedAvgSettings(rounds=3, evaluate="both", finetune_epochs=2), build("star", 5)),
     "fedbabu": (FEDBABU, FedBabuSettings(rounds=3, private=("1.bias",)), build("star", 5)),
     "perfedavg": (PERFEDAVG, PerFedAvgSettings(rounds=3, delta=0.01), build("star", 5)),
+    "ifca": (IFCA, IfcaSettings(rounds=3, fraction=0.5, evaluate="both"), build("star", 5)),
     "ditto": (DITTO, DittoSettings(rounds=3, fraction=0.5), build("star", 5)),
     "pfedme": (PFEDME, PFedMeSettings(rounds=3), build("star", 5)),
     "apfl": (APFL, ApflSettings(rounds=3), build("star", 5)),

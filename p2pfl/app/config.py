@@ -29,6 +29,7 @@ from p2pfl.courses.fedavg import FEDAVG
 from p2pfl.courses.fedbabu import FEDBABU
 from p2pfl.courses.fedbuff import FEDASYNC, FEDBUFF
 from p2pfl.courses.feddyn import FEDDYN
+from p2pfl.courses.fedem import FEDEM
 from p2pfl.courses.fednova import FEDNOVA
 from p2pfl.courses.fedopt import FEDAVGM, FEDOPT
 from p2pfl.courses.fedprox import FEDPROX
@@ -99,6 +100,7 @@ COURSES: Mapping[str, Course] = {
         FEDBABU,
         PERFEDAVG,
         IFCA,
+        FEDEM,
         CHOCO,
         DEEPSQUEEZE,
         PFEDME,

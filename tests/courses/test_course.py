@@ -16,6 +16,7 @@ from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
 from p2pfl.courses.fedbabu import FEDBABU, FedBabuSettings
 from p2pfl.courses.fedbuff import FEDASYNC, FEDBUFF, FedAsyncSettings, FedBuffSettings
 from p2pfl.courses.feddyn import FEDDYN, FedDynSettings
+from p2pfl.courses.fedem import FEDEM, FedEmSettings
 from p2pfl.courses.fednova import FEDNOVA, FedNovaSettings
 from p2pfl.courses.fedopt import FEDAVGM, FEDOPT, FedAvgMSettings, FedOptSettings
 from p2pfl.courses.fedprox import FEDPROX, FedProxSettings
@@ -81,6 +82,7 @@ COURSES = {
     "fedbabu": (FEDBABU, FedBabuSettings(rounds=3, private=("1.bias",)), build("star", 5)),
     "perfedavg": (PERFEDAVG, PerFedAvgSettings(rounds=3, delta=0.01), build("star", 5)),
     "ifca": (IFCA, IfcaSettings(rounds=3, fraction=0.5, evaluate="both"), build("star", 5)),
+    "fedem": (FEDEM, FedEmSettings(rounds=3, fraction=0.5, evaluate="both"), build("star", 5)),
     "ditto": (DITTO, DittoSettings(rounds=3, fraction=0.5), build("star", 5)),
     "pfedme": (PFEDME, PFedMeSettings(rounds=3), build("star", 5)),
     "apfl": (APFL, ApflSettings(rounds=3), build("star", 5)),

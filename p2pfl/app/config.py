@@ -32,6 +32,7 @@ from p2pfl.courses.feddyn import FEDDYN
 from p2pfl.courses.fedem import FEDEM
 from p2pfl.courses.fednova import FEDNOVA
 from p2pfl.courses.fedopt import FEDAVGM, FEDOPT
+from p2pfl.courses.fedproto import FEDPROTO
 from p2pfl.courses.fedprox import FEDPROX
 from p2pfl.courses.fedrep import FEDREP
 from p2pfl.courses.fedswa import FEDSWA
@@ -101,6 +102,7 @@ COURSES: Mapping[str, Course] = {
         PERFEDAVG,
         IFCA,
         FEDEM,
+        FEDPROTO,
         CHOCO,
         DEEPSQUEEZE,
         PFEDME,

@@ -53,6 +53,7 @@ COURSES = {
     "perfedavg": {"course": {"name": "perfedavg", "fraction": 0.5, "finetune_epochs": 1}, "topology": {"n": 7}},
     "ifca": {"course": {"name": "ifca", "clusters": 3, "fraction": 0.5, "evaluate": "both"}, "topology": {"n": 7}},
     "fedem": {"course": {"name": "fedem", "fraction": 0.5, "evaluate": "both"}, "topology": {"n": 7}},
+    "fedproto": {"course": {"name": "fedproto", "fraction": 0.5}, "topology": {"n": 7}},
     "pfedme": {"course": {"name": "pfedme", "fraction": 0.5}, "topology": {"n": 7}},
     "apfl": {"course": {"name": "apfl", "fraction": 0.5}, "topology": {"n": 7}},
     "local": {"course": {"name": "local", "fraction": 0.5}, "topology": {"n": 7}},

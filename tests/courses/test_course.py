@@ -4,7 +4,7 @@ import pytest
 
 from p2pfl.courses.adpsgd import ADPSGD, AdpsgdSettings
 from p2pfl.courses.apfl import APFL, ApflSettings
-from p2pfl.courses.baselines import POOLED, PooledSettings
+from p2pfl.courses.baselines import LOCAL, POOLED, LocalSettings, PooledSettings
 from p2pfl.courses.choco import CHOCO, ChocoSettings
 from p2pfl.courses.d2 import D2, D2Settings
 from p2pfl.courses.deepsqueeze import DEEPSQUEEZE, DeepSqueezeSettings
@@ -19,6 +19,7 @@ from p2pfl.courses.feddyn import FEDDYN, FedDynSettings
 from p2pfl.courses.fedem import FEDEM, FedEmSettings
 from p2pfl.courses.fednova import FEDNOVA, FedNovaSettings
 from p2pfl.courses.fedopt import FEDAVGM, FEDOPT, FedAvgMSettings, FedOptSettings
+from p2pfl.courses.fedproto import FEDPROTO, FedProtoSettings
 from p2pfl.courses.fedprox import FEDPROX, FedProxSettings
 from p2pfl.courses.fedrep import FEDREP, FedRepSettings
 from p2pfl.courses.fedswa import FEDSWA, FedSwaSettings
@@ -100,6 +101,14 @@ COURSES = {
     "pushsum": (PUSHSUM, PushsumSettings(rounds=3), build("exponential", 5)),
     "pushsum, free": (PUSHSUM, PushsumSettings(rounds=3, pace="free"), build("ring", 4)),
 }
+
+
+STILL_SERVERS = {"fedproto": (FEDPROTO, FedProtoSettings(rounds=3)), "local": (LOCAL, LocalSettings(rounds=3))}
+
+
+@pytest.mark.parametrize(("course", "settings"), STILL_SERVERS.values(), ids=STILL_SERVERS)
+def test_conformance_where_the_server_does_not_learn(course, settings):
+    check_course(course, settings, build("star", 5), still=(0,))
 
 
 @pytest.mark.parametrize(("course", "settings", "topology"), COURSES.values(), ids=COURSES)

@@ -47,7 +47,7 @@ class ApflSettings(FedAvgSettings):
 
 
 class Mixing(Training):
-    """The client's half. Its own model begins as the initial one."""
+    """The client's half: its own model begins as the initial one. Who has never trained is served by the global one."""
 
     stateful = True
 
@@ -83,7 +83,7 @@ class Mixing(Training):
         return Trained(copy, len(learner.shard), mean_loss(losses, sizes))
 
     async def personal(self, learner: Learner, served: Tensor) -> Tensor:
-        return torch.lerp(served, learner.model.initial if self._own is None else self._own, self._alpha)
+        return served if self._own is None else torch.lerp(served, self._own, self._alpha)
 
     def state(self) -> RoleState:
         return {} if self._own is None else {"own": self._own, "alpha": self._alpha}

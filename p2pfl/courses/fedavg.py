@@ -91,6 +91,9 @@ class FedAvgSettings:
     """`server`: on the test part, `clients`: each client on its own, `both`, `none`."""
     evaluate_every: int = 1
     """Rounds between two evaluations."""
+    unseen: float = 0.0
+    """Share of the clients, drawn by seed, that never train: they are evaluated only, and what they find is told apart
+    from what the others do, as `unseen_accuracy` and `unseen_loss`."""
     finetune_epochs: int = 0
     """Before a client is evaluated, and in the end, it trains its model for so many passes over its own examples; no
     update holds anything of that."""
@@ -108,11 +111,14 @@ class FedAvgSettings:
             require(getattr(self, name) >= 1, f"course.{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("fraction", "quorum"):
             require(0 < getattr(self, name) <= 1, f"course.{name} is {getattr(self, name)}; it must lie in (0, 1]")
+        require(0 <= self.unseen < 1, f"course.unseen is {self.unseen}; it must lie in [0, 1)")
         for name in _NOT_NEGATIVE:
             require(getattr(self, name) >= 0, f"course.{name} is {getattr(self, name)}; it must not be negative")
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             require(value in choices, f"course.{name} is {value!r}; it must be one of {', '.join(choices)}")
+        idle = self.unseen > 0 and self.evaluate not in ("clients", "both")
+        require(not idle, "course.unseen is set, and clients are not evaluated; set course.evaluate to clients or both")
         if self.coordinator == "elect":
             for name, only in _ELECTED.items():
                 value = getattr(self, name)
@@ -132,6 +138,7 @@ class FedAvgSettings:
             exclude_after=self.exclude_after,
             most_examples=self.most_examples,
             by_examples=self.weights == "examples",
+            unseen=self.unseen,
             sampling=SamplerSpec(self.sampler, self.favour, self.candidates, self.groups),
         )
 
@@ -159,6 +166,7 @@ _ELECTED = {
     "patience": (0,),
     "sampler": ("uniform",),
     "finetune_epochs": (0,),
+    "unseen": (0,),
 }  # what a successor can go on with
 
 
@@ -238,8 +246,12 @@ class Leader:
             evaluation = await self._learner.evaluate(self.params, self._learner.test)
             found |= {"accuracy": evaluation.accuracy, "loss": evaluation.loss}
         if self._is_due(round, "clients"):
-            scored = await self._clients.evaluate(node, Evaluate(round, self._serve()))
+            ask = Evaluate(round, self._serve())
+            scored = await self._clients.evaluate(node, ask)
             found |= {"client_accuracy": scored.accuracy, "client_loss": scored.loss}
+            if self._clients.unseen:
+                scored = await self._clients.evaluate(node, ask, unseen=True)
+                found |= {"unseen_accuracy": scored.accuracy, "unseen_loss": scored.loss}
         return found
 
     def _is_due(self, round: int, where: str) -> bool:

@@ -21,7 +21,7 @@ from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Update
 from p2pfl.courses.rounds import Clients
 from p2pfl.courses.rules import averaging
-from p2pfl.errors import ConfigError, CourseError
+from p2pfl.errors import ConfigError, CourseError, require
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
@@ -46,6 +46,7 @@ class HierarchicalSettings(FedAvgSettings):
         FedAvgSettings.__post_init__(self)
         if self.edge_rounds < 1:
             raise ConfigError(f"course.edge_rounds is {self.edge_rounds}; it must be at least 1")
+        require(self.unseen == 0, "course.unseen is set, and hierarchical has all clients train; leave it out")
 
 
 class Edge:

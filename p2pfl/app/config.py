@@ -26,16 +26,21 @@ from p2pfl.courses.ditto import DITTO
 from p2pfl.courses.dpsgd import DPSGD
 from p2pfl.courses.epidemic import EPIDEMIC
 from p2pfl.courses.fedavg import FEDAVG
+from p2pfl.courses.fedbabu import FEDBABU
 from p2pfl.courses.fedbuff import FEDASYNC, FEDBUFF
 from p2pfl.courses.feddyn import FEDDYN
+from p2pfl.courses.fedem import FEDEM
 from p2pfl.courses.fednova import FEDNOVA
 from p2pfl.courses.fedopt import FEDAVGM, FEDOPT
+from p2pfl.courses.fedproto import FEDPROTO
 from p2pfl.courses.fedprox import FEDPROX
 from p2pfl.courses.fedrep import FEDREP
 from p2pfl.courses.fedswa import FEDSWA
 from p2pfl.courses.gradtrack import GRADTRACK
 from p2pfl.courses.hierarchical import HIERARCHICAL
+from p2pfl.courses.ifca import IFCA
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG
+from p2pfl.courses.perfedavg import PERFEDAVG
 from p2pfl.courses.pfedme import PFEDME
 from p2pfl.courses.pushsum import PUSHSUM
 from p2pfl.courses.qfedavg import QFEDAVG
@@ -93,6 +98,11 @@ COURSES: Mapping[str, Course] = {
         LGFEDAVG,
         DITTO,
         FEDREP,
+        FEDBABU,
+        PERFEDAVG,
+        IFCA,
+        FEDEM,
+        FEDPROTO,
         CHOCO,
         DEEPSQUEEZE,
         PFEDME,

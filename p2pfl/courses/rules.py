@@ -7,6 +7,10 @@ client's half makes an update of it, and the server's half takes in the mean of 
     update   = await local.train(learner, received, round)            # at each client of the cohort
     params   = central.absorb(params, mean of the updates, share, round)
 
+To evaluate, and in the end, the server sends what clients are served by, and each makes its own model of that:
+
+    model    = await local.personal(learner, central.serve(params))
+
 A half may have a state; it is committed with the round, or kept with the update, and so survives a restart.
 """
 
@@ -21,6 +25,8 @@ from torch import Tensor
 from p2pfl.courses.course import RoleState
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.parts import Parts
+from p2pfl.learn.data import Shard
+from p2pfl.learn.evaluate import Evaluation
 
 __all__ = ["Averaging", "Central", "Local", "Rule", "Trained", "Training", "averaging"]
 
@@ -45,6 +51,9 @@ class Central(Protocol):
         `params` and `mean` may be written to by nobody: the next model is new memory, or `mean` itself.
         """
 
+    def serve(self, params: Tensor) -> Tensor:
+        """What clients are evaluated by, and end with, when the model is `params`: a vector of the parts served."""
+
     def state(self) -> RoleState:
         """What it has to remember between rounds. Names of its own: no slashes."""
 
@@ -61,8 +70,14 @@ class Local(Protocol):
     async def train(self, learner: Learner, received: Tensor, round: int) -> Trained:
         """The update of a round (from 0). Raises ComputeError."""
 
-    def personal(self, learner: Learner, params: Tensor) -> Tensor:
-        """The model that serves this client when the server's is `params`: what it is evaluated by, and ends with."""
+    async def personal(self, learner: Learner, served: Tensor) -> Tensor:
+        """The model that serves this client, made of what the server serves: what it ends with.
+
+        It may be trained for that, and nothing is remembered of it. Raises ComputeError.
+        """
+
+    async def evaluate(self, learner: Learner, served: Tensor, shard: Shard) -> Evaluation:
+        """How well this client is served, on examples of its own. Raises ComputeError."""
 
     def state(self) -> RoleState:
         """What it has to remember between rounds."""
@@ -79,6 +94,8 @@ class Rule:
     up: Parts
     central: Callable[[], Central]
     local: Callable[[], Local]
+    served: Parts | None = None
+    """What goes down for evaluations and in the end; None: the model."""
     relative: bool = False
     """Whether what an update has for the model is a difference to what was received, and not a model."""
 
@@ -91,6 +108,9 @@ class Averaging:
 
     def absorb(self, params: Tensor, mean: Tensor, share: float, round: int) -> Tensor:
         return mean
+
+    def serve(self, params: Tensor) -> Tensor:
+        return params
 
     def state(self) -> RoleState:
         return {}
@@ -108,8 +128,11 @@ class Training:
         found = await learner.fit(received, round)
         return Trained(found.params, found.num_examples, found.loss)
 
-    def personal(self, learner: Learner, params: Tensor) -> Tensor:
-        return params
+    async def personal(self, learner: Learner, served: Tensor) -> Tensor:
+        return served
+
+    async def evaluate(self, learner: Learner, served: Tensor, shard: Shard) -> Evaluation:
+        return await learner.evaluate(await self.personal(learner, served), shard)
 
     def state(self) -> RoleState:
         return {}

@@ -4,7 +4,7 @@ import pytest
 
 from p2pfl.courses.adpsgd import ADPSGD, AdpsgdSettings
 from p2pfl.courses.apfl import APFL, ApflSettings
-from p2pfl.courses.baselines import POOLED, PooledSettings
+from p2pfl.courses.baselines import LOCAL, POOLED, LocalSettings, PooledSettings
 from p2pfl.courses.choco import CHOCO, ChocoSettings
 from p2pfl.courses.d2 import D2, D2Settings
 from p2pfl.courses.deepsqueeze import DEEPSQUEEZE, DeepSqueezeSettings
@@ -13,16 +13,21 @@ from p2pfl.courses.ditto import DITTO, DittoSettings
 from p2pfl.courses.dpsgd import DPSGD, DpsgdSettings
 from p2pfl.courses.epidemic import EPIDEMIC, EpidemicSettings
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
+from p2pfl.courses.fedbabu import FEDBABU, FedBabuSettings
 from p2pfl.courses.fedbuff import FEDASYNC, FEDBUFF, FedAsyncSettings, FedBuffSettings
 from p2pfl.courses.feddyn import FEDDYN, FedDynSettings
+from p2pfl.courses.fedem import FEDEM, FedEmSettings
 from p2pfl.courses.fednova import FEDNOVA, FedNovaSettings
 from p2pfl.courses.fedopt import FEDAVGM, FEDOPT, FedAvgMSettings, FedOptSettings
+from p2pfl.courses.fedproto import FEDPROTO, FedProtoSettings
 from p2pfl.courses.fedprox import FEDPROX, FedProxSettings
 from p2pfl.courses.fedrep import FEDREP, FedRepSettings
 from p2pfl.courses.fedswa import FEDSWA, FedSwaSettings
 from p2pfl.courses.gradtrack import GRADTRACK, GradtrackSettings
 from p2pfl.courses.hierarchical import HIERARCHICAL, HierarchicalSettings
+from p2pfl.courses.ifca import IFCA, IfcaSettings
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG, FedBnSettings, FedPerSettings, LgFedAvgSettings
+from p2pfl.courses.perfedavg import PERFEDAVG, PerFedAvgSettings
 from p2pfl.courses.pfedme import PFEDME, PFedMeSettings
 from p2pfl.courses.pushsum import PUSHSUM, PushsumSettings
 from p2pfl.courses.qfedavg import QFEDAVG, QFedAvgSettings
@@ -74,6 +79,11 @@ COURSES = {
     "fedper": (FEDPER, FedPerSettings(rounds=3, private=("1.bias",)), build("star", 5)),
     "lgfedavg": (LGFEDAVG, LgFedAvgSettings(rounds=3, private=("1.bias",), evaluate="both"), build("star", 5)),
     "fedrep": (FEDREP, FedRepSettings(rounds=3, private=("1.bias",)), build("star", 5)),
+    "fedavg, tuned": (FEDAVG, FedAvgSettings(rounds=3, evaluate="both", finetune_epochs=2), build("star", 5)),
+    "fedbabu": (FEDBABU, FedBabuSettings(rounds=3, private=("1.bias",)), build("star", 5)),
+    "perfedavg": (PERFEDAVG, PerFedAvgSettings(rounds=3, delta=0.01), build("star", 5)),
+    "ifca": (IFCA, IfcaSettings(rounds=3, fraction=0.5, evaluate="both"), build("star", 5)),
+    "fedem": (FEDEM, FedEmSettings(rounds=3, fraction=0.5, evaluate="both"), build("star", 5)),
     "ditto": (DITTO, DittoSettings(rounds=3, fraction=0.5), build("star", 5)),
     "pfedme": (PFEDME, PFedMeSettings(rounds=3), build("star", 5)),
     "apfl": (APFL, ApflSettings(rounds=3), build("star", 5)),
@@ -91,6 +101,14 @@ COURSES = {
     "pushsum": (PUSHSUM, PushsumSettings(rounds=3), build("exponential", 5)),
     "pushsum, free": (PUSHSUM, PushsumSettings(rounds=3, pace="free"), build("ring", 4)),
 }
+
+
+STILL_SERVERS = {"fedproto": (FEDPROTO, FedProtoSettings(rounds=3)), "local": (LOCAL, LocalSettings(rounds=3))}
+
+
+@pytest.mark.parametrize(("course", "settings"), STILL_SERVERS.values(), ids=STILL_SERVERS)
+def test_conformance_where_the_server_does_not_learn(course, settings):
+    check_course(course, settings, build("star", 5), still=(0,))
 
 
 @pytest.mark.parametrize(("course", "settings", "topology"), COURSES.values(), ids=COURSES)

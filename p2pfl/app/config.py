@@ -22,6 +22,7 @@ from p2pfl.courses.course import Course
 from p2pfl.courses.d2 import D2
 from p2pfl.courses.deepsqueeze import DEEPSQUEEZE
 from p2pfl.courses.dfedavgm import DFEDAVGM
+from p2pfl.courses.diloco import DILOCO
 from p2pfl.courses.ditto import DITTO
 from p2pfl.courses.dpsgd import DPSGD
 from p2pfl.courses.epidemic import EPIDEMIC
@@ -85,6 +86,7 @@ COURSES: Mapping[str, Course] = {
         FEDDYN,
         FEDOPT,
         FEDAVGM,
+        DILOCO,
         FEDNOVA,
         QFEDAVG,
         FEDSWA,

@@ -254,6 +254,7 @@ _CHECKED: Mapping[str, tuple[str, ...]] = {
     "feddyn": (*_ANY, "I9", "I10"),
     "fedopt": (*_ANY, "I9", "I10"),
     "fedavgm": (*_ANY, "I9", "I10"),
+    "diloco": (*_ANY, "I9", "I10"),
     "fednova": ("I1", *_ANY, "I9", "I10", "I12"),
     "qfedavg": (*_ANY, "I9", "I10"),
     "fedswa": (*_ANY, "I9", "I10"),

@@ -41,6 +41,11 @@ COURSES = {
     "fedavg": {"course": {"name": "fedavg", "fraction": 0.5, "keep": "best"}, "topology": {"n": 7}},
     "fedopt": {"course": {"name": "fedopt", "server_optimizer": "yogi", "fraction": 0.5}, "topology": {"n": 7}},
     "fedavgm": {"course": {"name": "fedavgm", "server_lr": 0.5}, "topology": {"n": 4}},
+    "diloco": {
+        "course": {"name": "diloco", "fraction": 0.5},
+        "topology": {"n": 7},
+        "train": {"optimizer": "AdamW", "lr": 0.01},
+    },
     "fedswa": {"course": {"name": "fedswa", "swa_start": 0.3}, "topology": {"n": 4}},
     "fedbuff": {
         "course": {"name": "fedbuff", "goal": 2, "sampler": "grouped"},
@@ -68,7 +73,8 @@ COURSES = {
 
 
 def prepared(name, rounds=5):
-    tables = {**COURSES[name], "seed": 3, "data": {"subsample": 0.1}, "train": {"lr": 0.3}}
+    train = {"lr": 0.3, **COURSES[name].get("train", {})}
+    tables = {**COURSES[name], "seed": 3, "data": {"subsample": 0.1}, "train": train}
     tables["course"] = {**tables["course"], "rounds": rounds}
     return prepare(from_mapping(tables))
 

@@ -9,6 +9,7 @@ from p2pfl.courses.choco import CHOCO, ChocoSettings
 from p2pfl.courses.d2 import D2, D2Settings
 from p2pfl.courses.deepsqueeze import DEEPSQUEEZE, DeepSqueezeSettings
 from p2pfl.courses.dfedavgm import DFEDAVGM, DfedavgmSettings
+from p2pfl.courses.diloco import DILOCO, DilocoSettings
 from p2pfl.courses.ditto import DITTO, DittoSettings
 from p2pfl.courses.dpsgd import DPSGD, DpsgdSettings
 from p2pfl.courses.epidemic import EPIDEMIC, EpidemicSettings
@@ -67,6 +68,7 @@ COURSES = {
     "feddyn": (FEDDYN, FedDynSettings(rounds=3, alpha=0.1, fraction=0.5), build("star", 5)),
     "fedopt": (FEDOPT, FedOptSettings(rounds=3), build("star", 5)),
     "fedavgm": (FEDAVGM, FedAvgMSettings(rounds=3), build("star", 5)),
+    "diloco": (DILOCO, DilocoSettings(rounds=3, fraction=0.5), build("star", 5)),
     "fednova": (FEDNOVA, FedNovaSettings(rounds=3), build("star", 5)),
     "qfedavg": (QFEDAVG, QFedAvgSettings(rounds=3), build("star", 5)),
     "fedswa": (FEDSWA, FedSwaSettings(rounds=3, swa_start=0.4), build("star", 5)),

@@ -265,6 +265,7 @@ _CHECKED: Mapping[str, tuple[str, ...]] = {
     "gradtrack": (*_ANY, "I10"),
     "qgm": (*_ANY, "I10", "I12"),
     "dfedavgm": (*_ANY, "I10", "I12"),
+    "gossip-diloco": (*_ANY, "I10"),  # momentum carries a share beyond one for a while
     "relaysgd": (*_ANY, "I10"),  # in the end, the last rounds are still on their way
     "epidemic": (*_ANY, "I12"),
 }

@@ -66,6 +66,11 @@ COURSES = {
     "d2": {"course": {"name": "d2"}, "topology": {"family": "ring", "n": 4}},
     "gradtrack": {"course": {"name": "gradtrack"}, "topology": {"family": "ring", "n": 4}},
     "qgm": {"course": {"name": "qgm"}, "topology": {"family": "ring", "n": 4}},
+    "gossip-diloco": {
+        "course": {"name": "gossip-diloco"},
+        "topology": {"family": "ring", "n": 4},
+        "train": {"momentum": 0.9},
+    },
     "relaysgd": {"course": {"name": "relaysgd"}, "topology": {"family": "chain", "n": 4}},
     "epidemic": {"course": {"name": "epidemic", "fanout": 2}, "topology": {"family": "full", "n": 4}},
     "adpsgd": {"course": {"name": "adpsgd"}, "topology": {"family": "ring", "n": 4}, "devices": {"spread": 1.0}},

@@ -21,6 +21,7 @@ from p2pfl.courses.fedopt import FEDAVGM, FEDOPT, FedAvgMSettings, FedOptSetting
 from p2pfl.courses.fedprox import FEDPROX, FedProxSettings
 from p2pfl.courses.fedrep import FEDREP, FedRepSettings
 from p2pfl.courses.fedswa import FEDSWA, FedSwaSettings
+from p2pfl.courses.gossip_diloco import GOSSIP_DILOCO, GossipDilocoSettings
 from p2pfl.courses.gradtrack import GRADTRACK, GradtrackSettings
 from p2pfl.courses.hierarchical import HIERARCHICAL, HierarchicalSettings
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG, FedBnSettings, FedPerSettings, LgFedAvgSettings
@@ -88,6 +89,7 @@ COURSES = {
     "gradtrack": (GRADTRACK, GradtrackSettings(rounds=3), build("random-matching", 4)),
     "qgm": (QGM, QgmSettings(rounds=3), build("ring", 5)),
     "dfedavgm": (DFEDAVGM, DfedavgmSettings(rounds=3), build("one-peer-exponential", 4)),
+    "gossip-diloco": (GOSSIP_DILOCO, GossipDilocoSettings(rounds=3), build("ring", 5)),
     "relaysgd": (RELAYSGD, RelaysgdSettings(rounds=3), build("chain", 5)),
     "epidemic": (EPIDEMIC, EpidemicSettings(rounds=3, fanout=2), build("full", 5)),
     "pushsum": (PUSHSUM, PushsumSettings(rounds=3), build("exponential", 5)),

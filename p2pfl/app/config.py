@@ -22,6 +22,7 @@ from p2pfl.courses.course import Course
 from p2pfl.courses.d2 import D2
 from p2pfl.courses.deepsqueeze import DEEPSQUEEZE
 from p2pfl.courses.dfedavgm import DFEDAVGM
+from p2pfl.courses.diloco import DILOCO
 from p2pfl.courses.ditto import DITTO
 from p2pfl.courses.dpsgd import DPSGD
 from p2pfl.courses.epidemic import EPIDEMIC
@@ -36,6 +37,7 @@ from p2pfl.courses.fedproto import FEDPROTO
 from p2pfl.courses.fedprox import FEDPROX
 from p2pfl.courses.fedrep import FEDREP
 from p2pfl.courses.fedswa import FEDSWA
+from p2pfl.courses.gossip_diloco import GOSSIP_DILOCO
 from p2pfl.courses.gradtrack import GRADTRACK
 from p2pfl.courses.hierarchical import HIERARCHICAL
 from p2pfl.courses.ifca import IFCA
@@ -81,6 +83,7 @@ COURSES: Mapping[str, Course] = {
         GRADTRACK,
         QGM,
         DFEDAVGM,
+        GOSSIP_DILOCO,
         EPIDEMIC,
         RELAYSGD,
         FEDBUFF,
@@ -90,6 +93,7 @@ COURSES: Mapping[str, Course] = {
         FEDDYN,
         FEDOPT,
         FEDAVGM,
+        DILOCO,
         FEDNOVA,
         QFEDAVG,
         FEDSWA,

@@ -20,15 +20,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
-from p2pfl.courses.course import RoleState
+from p2pfl.courses.course import RoleState, as_tensor
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.parts import Parts
 from p2pfl.learn.data import Shard
 from p2pfl.learn.evaluate import Evaluation
 
-__all__ = ["Averaging", "Central", "Local", "Rule", "Trained", "Training", "averaging"]
+__all__ = ["Averaging", "Carrying", "Central", "Local", "Rule", "Trained", "Training", "averaging"]
 
 
 class Trained(NamedTuple):
@@ -139,6 +140,29 @@ class Training:
 
     def resume(self, state: RoleState) -> None:
         return None
+
+
+class Carrying(Training):
+    """Federated averaging's client whose optimizer goes on where it stood, with its momentum or its moments, instead of
+    beginning anew in each round. Nobody else gets to see them.
+    """
+
+    stateful = True
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0)  # of the optimizer
+
+    async def train(self, learner: Learner, received: Tensor, round: int) -> Trained:
+        found = await learner.fit(received, round, memory=self._memory)
+        if found.memory is not None:
+            self._memory = found.memory
+        return Trained(found.params, found.num_examples, found.loss)
+
+    def state(self) -> RoleState:
+        return {"memory": self._memory}
+
+    def resume(self, state: RoleState) -> None:
+        self._memory = as_tensor(state["memory"])
 
 
 def averaging(learner: Learner) -> Rule:

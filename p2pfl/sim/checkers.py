@@ -254,6 +254,7 @@ _CHECKED: Mapping[str, tuple[str, ...]] = {
     "feddyn": (*_ANY, "I9", "I10"),
     "fedopt": (*_ANY, "I9", "I10"),
     "fedavgm": (*_ANY, "I9", "I10"),
+    "diloco": (*_ANY, "I9", "I10"),
     "fednova": ("I1", *_ANY, "I9", "I10", "I12"),
     "qfedavg": (*_ANY, "I9", "I10"),
     "fedswa": (*_ANY, "I9", "I10"),
@@ -264,6 +265,7 @@ _CHECKED: Mapping[str, tuple[str, ...]] = {
     "gradtrack": (*_ANY, "I10"),
     "qgm": (*_ANY, "I10", "I12"),
     "dfedavgm": (*_ANY, "I10", "I12"),
+    "gossip-diloco": (*_ANY, "I10"),  # momentum carries a share beyond one for a while
     "relaysgd": (*_ANY, "I10"),  # in the end, the last rounds are still on their way
     "epidemic": (*_ANY, "I12"),
 }

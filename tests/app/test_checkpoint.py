@@ -41,6 +41,11 @@ COURSES = {
     "fedavg": {"course": {"name": "fedavg", "fraction": 0.5, "keep": "best"}, "topology": {"n": 7}},
     "fedopt": {"course": {"name": "fedopt", "server_optimizer": "yogi", "fraction": 0.5}, "topology": {"n": 7}},
     "fedavgm": {"course": {"name": "fedavgm", "server_lr": 0.5}, "topology": {"n": 4}},
+    "diloco": {
+        "course": {"name": "diloco", "fraction": 0.5},
+        "topology": {"n": 7},
+        "train": {"optimizer": "AdamW", "lr": 0.01},
+    },
     "fedswa": {"course": {"name": "fedswa", "swa_start": 0.3}, "topology": {"n": 4}},
     "fedbuff": {
         "course": {"name": "fedbuff", "goal": 2, "sampler": "grouped"},
@@ -66,6 +71,11 @@ COURSES = {
     "d2": {"course": {"name": "d2"}, "topology": {"family": "ring", "n": 4}},
     "gradtrack": {"course": {"name": "gradtrack"}, "topology": {"family": "ring", "n": 4}},
     "qgm": {"course": {"name": "qgm"}, "topology": {"family": "ring", "n": 4}},
+    "gossip-diloco": {
+        "course": {"name": "gossip-diloco"},
+        "topology": {"family": "ring", "n": 4},
+        "train": {"momentum": 0.9},
+    },
     "relaysgd": {"course": {"name": "relaysgd"}, "topology": {"family": "chain", "n": 4}},
     "epidemic": {"course": {"name": "epidemic", "fanout": 2}, "topology": {"family": "full", "n": 4}},
     "adpsgd": {"course": {"name": "adpsgd"}, "topology": {"family": "ring", "n": 4}, "devices": {"spread": 1.0}},
@@ -73,7 +83,8 @@ COURSES = {
 
 
 def prepared(name, rounds=5):
-    tables = {**COURSES[name], "seed": 3, "data": {"subsample": 0.1}, "train": {"lr": 0.3}}
+    train = {"lr": 0.3, **COURSES[name].get("train", {})}
+    tables = {**COURSES[name], "seed": 3, "data": {"subsample": 0.1}, "train": train}
     tables["course"] = {**tables["course"], "rounds": rounds}
     return prepare(from_mapping(tables))
 

@@ -9,6 +9,7 @@ from p2pfl.courses.choco import CHOCO, ChocoSettings
 from p2pfl.courses.d2 import D2, D2Settings
 from p2pfl.courses.deepsqueeze import DEEPSQUEEZE, DeepSqueezeSettings
 from p2pfl.courses.dfedavgm import DFEDAVGM, DfedavgmSettings
+from p2pfl.courses.diloco import DILOCO, DilocoSettings
 from p2pfl.courses.ditto import DITTO, DittoSettings
 from p2pfl.courses.dpsgd import DPSGD, DpsgdSettings
 from p2pfl.courses.epidemic import EPIDEMIC, EpidemicSettings
@@ -23,6 +24,7 @@ from p2pfl.courses.fedproto import FEDPROTO, FedProtoSettings
 from p2pfl.courses.fedprox import FEDPROX, FedProxSettings
 from p2pfl.courses.fedrep import FEDREP, FedRepSettings
 from p2pfl.courses.fedswa import FEDSWA, FedSwaSettings
+from p2pfl.courses.gossip_diloco import GOSSIP_DILOCO, GossipDilocoSettings
 from p2pfl.courses.gradtrack import GRADTRACK, GradtrackSettings
 from p2pfl.courses.hierarchical import HIERARCHICAL, HierarchicalSettings
 from p2pfl.courses.ifca import IFCA, IfcaSettings
@@ -72,6 +74,7 @@ COURSES = {
     "feddyn": (FEDDYN, FedDynSettings(rounds=3, alpha=0.1, fraction=0.5), build("star", 5)),
     "fedopt": (FEDOPT, FedOptSettings(rounds=3), build("star", 5)),
     "fedavgm": (FEDAVGM, FedAvgMSettings(rounds=3), build("star", 5)),
+    "diloco": (DILOCO, DilocoSettings(rounds=3, fraction=0.5), build("star", 5)),
     "fednova": (FEDNOVA, FedNovaSettings(rounds=3), build("star", 5)),
     "qfedavg": (QFEDAVG, QFedAvgSettings(rounds=3), build("star", 5)),
     "fedswa": (FEDSWA, FedSwaSettings(rounds=3, swa_start=0.4), build("star", 5)),
@@ -96,6 +99,7 @@ COURSES = {
     "gradtrack": (GRADTRACK, GradtrackSettings(rounds=3), build("random-matching", 4)),
     "qgm": (QGM, QgmSettings(rounds=3), build("ring", 5)),
     "dfedavgm": (DFEDAVGM, DfedavgmSettings(rounds=3), build("one-peer-exponential", 4)),
+    "gossip-diloco": (GOSSIP_DILOCO, GossipDilocoSettings(rounds=3), build("ring", 5)),
     "relaysgd": (RELAYSGD, RelaysgdSettings(rounds=3), build("chain", 5)),
     "epidemic": (EPIDEMIC, EpidemicSettings(rounds=3, fanout=2), build("full", 5)),
     "pushsum": (PUSHSUM, PushsumSettings(rounds=3), build("exponential", 5)),

@@ -33,6 +33,7 @@ from p2pfl.courses.fedopt import FEDAVGM, FEDOPT
 from p2pfl.courses.fedprox import FEDPROX
 from p2pfl.courses.fedrep import FEDREP
 from p2pfl.courses.fedswa import FEDSWA
+from p2pfl.courses.gossiplearning import GOSSIP_LEARNING
 from p2pfl.courses.gradtrack import GRADTRACK
 from p2pfl.courses.hierarchical import HIERARCHICAL
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG
@@ -77,6 +78,7 @@ COURSES: Mapping[str, Course] = {
         QGM,
         DFEDAVGM,
         EPIDEMIC,
+        GOSSIP_LEARNING,
         RELAYSGD,
         FEDBUFF,
         FEDASYNC,

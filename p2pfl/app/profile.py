@@ -52,6 +52,7 @@ PURPOSES = {
     "p2pfl.courses.dpsgd.Mixer._mix": Purpose.AGGREGATION,
     "p2pfl.courses.adpsgd.Pair._average": Purpose.AGGREGATION,
     "p2pfl.courses.adpsgd.Pair.swap": Purpose.AGGREGATION,
+    "p2pfl.courses.gossiplearning.merged": Purpose.AGGREGATION,
     "p2pfl.courses.mass.Purse": Purpose.AGGREGATION,
     "p2pfl.courses.pushsum.Pusher._merge": Purpose.AGGREGATION,
     "p2pfl.courses.parts": Purpose.MESSAGES,

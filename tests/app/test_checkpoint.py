@@ -63,6 +63,11 @@ COURSES = {
     "qgm": {"course": {"name": "qgm"}, "topology": {"family": "ring", "n": 4}},
     "relaysgd": {"course": {"name": "relaysgd"}, "topology": {"family": "chain", "n": 4}},
     "epidemic": {"course": {"name": "epidemic", "fanout": 2}, "topology": {"family": "full", "n": 4}},
+    "gossip-learning": {
+        "course": {"name": "gossip-learning", "account": "generalized", "capacity": 2},
+        "topology": {"n": 4},
+        "devices": {"spread": 1.0},
+    },
     "adpsgd": {"course": {"name": "adpsgd"}, "topology": {"family": "ring", "n": 4}, "devices": {"spread": 1.0}},
 }  # fmt: skip
 

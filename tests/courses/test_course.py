@@ -20,6 +20,7 @@ from p2pfl.courses.fedopt import FEDAVGM, FEDOPT, FedAvgMSettings, FedOptSetting
 from p2pfl.courses.fedprox import FEDPROX, FedProxSettings
 from p2pfl.courses.fedrep import FEDREP, FedRepSettings
 from p2pfl.courses.fedswa import FEDSWA, FedSwaSettings
+from p2pfl.courses.gossiplearning import GOSSIP_LEARNING, GossipLearningSettings
 from p2pfl.courses.gradtrack import GRADTRACK, GradtrackSettings
 from p2pfl.courses.hierarchical import HIERARCHICAL, HierarchicalSettings
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG, FedBnSettings, FedPerSettings, LgFedAvgSettings
@@ -88,6 +89,12 @@ COURSES = {
     "dfedavgm": (DFEDAVGM, DfedavgmSettings(rounds=3), build("one-peer-exponential", 4)),
     "relaysgd": (RELAYSGD, RelaysgdSettings(rounds=3), build("chain", 5)),
     "epidemic": (EPIDEMIC, EpidemicSettings(rounds=3, fanout=2), build("full", 5)),
+    "gossip-learning": (GOSSIP_LEARNING, GossipLearningSettings(rounds=3), build("ring", 5)),
+    "gossip-learning, tokens": (
+        GOSSIP_LEARNING,
+        GossipLearningSettings(rounds=4, account="randomized", capacity=3, merge_limit=20),
+        build("full", 4),
+    ),
     "pushsum": (PUSHSUM, PushsumSettings(rounds=3), build("exponential", 5)),
     "pushsum, free": (PUSHSUM, PushsumSettings(rounds=3, pace="free"), build("ring", 4)),
 }

@@ -7,6 +7,7 @@ import torch
 from p2pfl.courses.adpsgd import ADPSGD, AdpsgdSettings
 from p2pfl.courses.dpsgd import DPSGD, DpsgdSettings
 from p2pfl.courses.gossip import CaughtUp, Pace, Pull, consensus_distance
+from p2pfl.courses.gossiplearning import GOSSIP_LEARNING, GossipLearningSettings
 from p2pfl.courses.pushsum import PUSHSUM, PushsumSettings
 from p2pfl.learn.evaluate import evaluate
 from p2pfl.learn.specs import PartitionSpec, TrainSpec
@@ -22,6 +23,7 @@ COURSES = {
     "dpsgd": (DPSGD, DpsgdSettings, {}),
     "dpsgd, deadline": (DPSGD, DpsgdSettings, {"deadline_seconds": 2.0}),
     "adpsgd": (ADPSGD, AdpsgdSettings, {"patience_seconds": 3.0}),
+    "gossip-learning": (GOSSIP_LEARNING, GossipLearningSettings, {"period_seconds": 1.0, "account": "randomized"}),
     "pushsum": (PUSHSUM, PushsumSettings, {}),
     "pushsum, deadline": (PUSHSUM, PushsumSettings, {"deadline_seconds": 2.0}),
     "pushsum, free": (PUSHSUM, PushsumSettings, {"pace": "free"}),

@@ -37,6 +37,7 @@ from p2pfl.courses.gossiplearning import GOSSIP_LEARNING
 from p2pfl.courses.gradtrack import GRADTRACK
 from p2pfl.courses.hierarchical import HIERARCHICAL
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG
+from p2pfl.courses.pens import PENS
 from p2pfl.courses.pfedme import PFEDME
 from p2pfl.courses.pushsum import PUSHSUM
 from p2pfl.courses.qfedavg import QFEDAVG
@@ -79,6 +80,7 @@ COURSES: Mapping[str, Course] = {
         DFEDAVGM,
         EPIDEMIC,
         GOSSIP_LEARNING,
+        PENS,
         RELAYSGD,
         FEDBUFF,
         FEDASYNC,

@@ -266,6 +266,7 @@ _CHECKED: Mapping[str, tuple[str, ...]] = {
     "dfedavgm": (*_ANY, "I10", "I12"),
     "relaysgd": (*_ANY, "I10"),  # in the end, the last rounds are still on their way
     "epidemic": (*_ANY, "I12"),
+    "pens": _ANY,  # models of several rounds are averaged
     "gossip-learning": _ANY,  # who trains more than once in a round has more of it in its model
 }
 

@@ -68,6 +68,10 @@ COURSES = {
         "topology": {"n": 4},
         "devices": {"spread": 1.0},
     },
+    "pens": {
+        "course": {"name": "pens", "selection_rounds": 3, "candidates": 3, "best": 1},
+        "topology": {"n": 4},
+    },
     "adpsgd": {"course": {"name": "adpsgd"}, "topology": {"family": "ring", "n": 4}, "devices": {"spread": 1.0}},
 }  # fmt: skip
 

@@ -24,6 +24,7 @@ from p2pfl.courses.gossiplearning import GOSSIP_LEARNING, GossipLearningSettings
 from p2pfl.courses.gradtrack import GRADTRACK, GradtrackSettings
 from p2pfl.courses.hierarchical import HIERARCHICAL, HierarchicalSettings
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG, FedBnSettings, FedPerSettings, LgFedAvgSettings
+from p2pfl.courses.pens import PENS, PensSettings
 from p2pfl.courses.pfedme import PFEDME, PFedMeSettings
 from p2pfl.courses.pushsum import PUSHSUM, PushsumSettings
 from p2pfl.courses.qfedavg import QFEDAVG, QFedAvgSettings
@@ -95,6 +96,7 @@ COURSES = {
         GossipLearningSettings(rounds=4, account="randomized", capacity=3, merge_limit=20),
         build("full", 4),
     ),
+    "pens": (PENS, PensSettings(rounds=4, selection_rounds=2, candidates=2, best=1, fanout=2), build("full", 4)),
     "pushsum": (PUSHSUM, PushsumSettings(rounds=3), build("exponential", 5)),
     "pushsum, free": (PUSHSUM, PushsumSettings(rounds=3, pace="free"), build("ring", 4)),
 }

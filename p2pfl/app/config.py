@@ -44,6 +44,7 @@ from p2pfl.courses.qfedavg import QFEDAVG
 from p2pfl.courses.qgm import QGM
 from p2pfl.courses.relaysgd import RELAYSGD
 from p2pfl.courses.scaffold import SCAFFOLD
+from p2pfl.courses.swift import SWIFT
 from p2pfl.errors import ConfigError
 from p2pfl.learn.compression import CompressSpec
 from p2pfl.learn.specs import DataSpec, ModelSpec, Option, PartitionSpec, TrainSpec
@@ -81,6 +82,7 @@ COURSES: Mapping[str, Course] = {
         EPIDEMIC,
         GOSSIP_LEARNING,
         PENS,
+        SWIFT,
         RELAYSGD,
         FEDBUFF,
         FEDASYNC,

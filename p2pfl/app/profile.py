@@ -55,6 +55,7 @@ PURPOSES = {
     "p2pfl.courses.gossiplearning.merged": Purpose.AGGREGATION,
     "p2pfl.courses.mass.Purse": Purpose.AGGREGATION,
     "p2pfl.courses.pushsum.Pusher._merge": Purpose.AGGREGATION,
+    "p2pfl.courses.swift.Poster._average": Purpose.AGGREGATION,
     "p2pfl.courses.parts": Purpose.MESSAGES,
     "p2pfl.node": Purpose.MESSAGES,
     "p2pfl.wire": Purpose.MESSAGES,

@@ -72,6 +72,7 @@ COURSES = {
         "course": {"name": "pens", "selection_rounds": 3, "candidates": 3, "best": 1},
         "topology": {"n": 4},
     },
+    "swift": {"course": {"name": "swift"}, "topology": {"family": "ring", "n": 4}, "devices": {"spread": 1.0}},
     "adpsgd": {"course": {"name": "adpsgd"}, "topology": {"family": "ring", "n": 4}, "devices": {"spread": 1.0}},
 }  # fmt: skip
 

@@ -31,6 +31,7 @@ from p2pfl.courses.qfedavg import QFEDAVG, QFedAvgSettings
 from p2pfl.courses.qgm import QGM, QgmSettings
 from p2pfl.courses.relaysgd import RELAYSGD, RelaysgdSettings
 from p2pfl.courses.scaffold import SCAFFOLD, ScaffoldSettings
+from p2pfl.courses.swift import SWIFT, SwiftSettings
 from p2pfl.learn.compression import CompressSpec, DownSpec, UpSpec
 from p2pfl.topology.families import build
 from tests.courses.kit import check_course
@@ -97,6 +98,7 @@ COURSES = {
         build("full", 4),
     ),
     "pens": (PENS, PensSettings(rounds=4, selection_rounds=2, candidates=2, best=1, fanout=2), build("full", 4)),
+    "swift": (SWIFT, SwiftSettings(rounds=3, discount="exponential"), build("ring", 5)),
     "pushsum": (PUSHSUM, PushsumSettings(rounds=3), build("exponential", 5)),
     "pushsum, free": (PUSHSUM, PushsumSettings(rounds=3, pace="free"), build("ring", 4)),
 }

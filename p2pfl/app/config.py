@@ -38,17 +38,20 @@ from p2pfl.courses.fedprox import FEDPROX
 from p2pfl.courses.fedrep import FEDREP
 from p2pfl.courses.fedswa import FEDSWA
 from p2pfl.courses.gossip_diloco import GOSSIP_DILOCO
+from p2pfl.courses.gossiplearning import GOSSIP_LEARNING
 from p2pfl.courses.gradtrack import GRADTRACK
 from p2pfl.courses.hierarchical import HIERARCHICAL
 from p2pfl.courses.ifca import IFCA
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG
 from p2pfl.courses.perfedavg import PERFEDAVG
+from p2pfl.courses.pens import PENS
 from p2pfl.courses.pfedme import PFEDME
 from p2pfl.courses.pushsum import PUSHSUM
 from p2pfl.courses.qfedavg import QFEDAVG
 from p2pfl.courses.qgm import QGM
 from p2pfl.courses.relaysgd import RELAYSGD
 from p2pfl.courses.scaffold import SCAFFOLD
+from p2pfl.courses.swift import SWIFT
 from p2pfl.errors import ConfigError
 from p2pfl.learn.compression import CompressSpec
 from p2pfl.learn.specs import DataSpec, ModelSpec, Option, PartitionSpec, TrainSpec
@@ -85,6 +88,9 @@ COURSES: Mapping[str, Course] = {
         DFEDAVGM,
         GOSSIP_DILOCO,
         EPIDEMIC,
+        GOSSIP_LEARNING,
+        PENS,
+        SWIFT,
         RELAYSGD,
         FEDBUFF,
         FEDASYNC,

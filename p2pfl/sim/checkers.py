@@ -268,6 +268,9 @@ _CHECKED: Mapping[str, tuple[str, ...]] = {
     "gossip-diloco": (*_ANY, "I10"),  # momentum carries a share beyond one for a while
     "relaysgd": (*_ANY, "I10"),  # in the end, the last rounds are still on their way
     "epidemic": (*_ANY, "I12"),
+    "pens": _ANY,  # models of several rounds are averaged
+    "swift": _ANY,  # the same
+    "gossip-learning": _ANY,  # who trains more than once in a round has more of it in its model
 }
 
 

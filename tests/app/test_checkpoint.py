@@ -78,6 +78,16 @@ COURSES = {
     },
     "relaysgd": {"course": {"name": "relaysgd"}, "topology": {"family": "chain", "n": 4}},
     "epidemic": {"course": {"name": "epidemic", "fanout": 2}, "topology": {"family": "full", "n": 4}},
+    "gossip-learning": {
+        "course": {"name": "gossip-learning", "account": "generalized", "capacity": 2},
+        "topology": {"n": 4},
+        "devices": {"spread": 1.0},
+    },
+    "pens": {
+        "course": {"name": "pens", "selection_rounds": 3, "candidates": 3, "best": 1},
+        "topology": {"n": 4},
+    },
+    "swift": {"course": {"name": "swift"}, "topology": {"family": "ring", "n": 4}, "devices": {"spread": 1.0}},
     "adpsgd": {"course": {"name": "adpsgd"}, "topology": {"family": "ring", "n": 4}, "devices": {"spread": 1.0}},
 }  # fmt: skip
 

@@ -25,17 +25,20 @@ from p2pfl.courses.fedprox import FEDPROX, FedProxSettings
 from p2pfl.courses.fedrep import FEDREP, FedRepSettings
 from p2pfl.courses.fedswa import FEDSWA, FedSwaSettings
 from p2pfl.courses.gossip_diloco import GOSSIP_DILOCO, GossipDilocoSettings
+from p2pfl.courses.gossiplearning import GOSSIP_LEARNING, GossipLearningSettings
 from p2pfl.courses.gradtrack import GRADTRACK, GradtrackSettings
 from p2pfl.courses.hierarchical import HIERARCHICAL, HierarchicalSettings
 from p2pfl.courses.ifca import IFCA, IfcaSettings
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG, FedBnSettings, FedPerSettings, LgFedAvgSettings
 from p2pfl.courses.perfedavg import PERFEDAVG, PerFedAvgSettings
+from p2pfl.courses.pens import PENS, PensSettings
 from p2pfl.courses.pfedme import PFEDME, PFedMeSettings
 from p2pfl.courses.pushsum import PUSHSUM, PushsumSettings
 from p2pfl.courses.qfedavg import QFEDAVG, QFedAvgSettings
 from p2pfl.courses.qgm import QGM, QgmSettings
 from p2pfl.courses.relaysgd import RELAYSGD, RelaysgdSettings
 from p2pfl.courses.scaffold import SCAFFOLD, ScaffoldSettings
+from p2pfl.courses.swift import SWIFT, SwiftSettings
 from p2pfl.learn.compression import CompressSpec, DownSpec, UpSpec
 from p2pfl.topology.families import build
 from tests.courses.kit import check_course
@@ -102,6 +105,14 @@ COURSES = {
     "gossip-diloco": (GOSSIP_DILOCO, GossipDilocoSettings(rounds=3), build("ring", 5)),
     "relaysgd": (RELAYSGD, RelaysgdSettings(rounds=3), build("chain", 5)),
     "epidemic": (EPIDEMIC, EpidemicSettings(rounds=3, fanout=2), build("full", 5)),
+    "gossip-learning": (GOSSIP_LEARNING, GossipLearningSettings(rounds=3), build("ring", 5)),
+    "gossip-learning, tokens": (
+        GOSSIP_LEARNING,
+        GossipLearningSettings(rounds=4, account="randomized", capacity=3, merge_limit=20),
+        build("full", 4),
+    ),
+    "pens": (PENS, PensSettings(rounds=4, selection_rounds=2, candidates=2, best=1, fanout=2), build("full", 4)),
+    "swift": (SWIFT, SwiftSettings(rounds=3, discount="exponential"), build("ring", 5)),
     "pushsum": (PUSHSUM, PushsumSettings(rounds=3), build("exponential", 5)),
     "pushsum, free": (PUSHSUM, PushsumSettings(rounds=3, pace="free"), build("ring", 4)),
 }

@@ -22,26 +22,36 @@ from p2pfl.courses.course import Course
 from p2pfl.courses.d2 import D2
 from p2pfl.courses.deepsqueeze import DEEPSQUEEZE
 from p2pfl.courses.dfedavgm import DFEDAVGM
+from p2pfl.courses.diloco import DILOCO
 from p2pfl.courses.ditto import DITTO
 from p2pfl.courses.dpsgd import DPSGD
 from p2pfl.courses.epidemic import EPIDEMIC
 from p2pfl.courses.fedavg import FEDAVG
+from p2pfl.courses.fedbabu import FEDBABU
 from p2pfl.courses.fedbuff import FEDASYNC, FEDBUFF
 from p2pfl.courses.feddyn import FEDDYN
+from p2pfl.courses.fedem import FEDEM
 from p2pfl.courses.fednova import FEDNOVA
 from p2pfl.courses.fedopt import FEDAVGM, FEDOPT
+from p2pfl.courses.fedproto import FEDPROTO
 from p2pfl.courses.fedprox import FEDPROX
 from p2pfl.courses.fedrep import FEDREP
 from p2pfl.courses.fedswa import FEDSWA
+from p2pfl.courses.gossip_diloco import GOSSIP_DILOCO
+from p2pfl.courses.gossiplearning import GOSSIP_LEARNING
 from p2pfl.courses.gradtrack import GRADTRACK
 from p2pfl.courses.hierarchical import HIERARCHICAL
+from p2pfl.courses.ifca import IFCA
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG
+from p2pfl.courses.perfedavg import PERFEDAVG
+from p2pfl.courses.pens import PENS
 from p2pfl.courses.pfedme import PFEDME
 from p2pfl.courses.pushsum import PUSHSUM
 from p2pfl.courses.qfedavg import QFEDAVG
 from p2pfl.courses.qgm import QGM
 from p2pfl.courses.relaysgd import RELAYSGD
 from p2pfl.courses.scaffold import SCAFFOLD
+from p2pfl.courses.swift import SWIFT
 from p2pfl.errors import ConfigError
 from p2pfl.learn.compression import CompressSpec
 from p2pfl.learn.specs import DataSpec, ModelSpec, Option, PartitionSpec, TrainSpec
@@ -76,7 +86,11 @@ COURSES: Mapping[str, Course] = {
         GRADTRACK,
         QGM,
         DFEDAVGM,
+        GOSSIP_DILOCO,
         EPIDEMIC,
+        GOSSIP_LEARNING,
+        PENS,
+        SWIFT,
         RELAYSGD,
         FEDBUFF,
         FEDASYNC,
@@ -85,6 +99,7 @@ COURSES: Mapping[str, Course] = {
         FEDDYN,
         FEDOPT,
         FEDAVGM,
+        DILOCO,
         FEDNOVA,
         QFEDAVG,
         FEDSWA,
@@ -93,6 +108,11 @@ COURSES: Mapping[str, Course] = {
         LGFEDAVG,
         DITTO,
         FEDREP,
+        FEDBABU,
+        PERFEDAVG,
+        IFCA,
+        FEDEM,
+        FEDPROTO,
         CHOCO,
         DEEPSQUEEZE,
         PFEDME,

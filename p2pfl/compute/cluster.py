@@ -6,7 +6,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +33,8 @@ __all__ = ["Ray"]
 
 ResultT = TypeVar("ResultT")
 Array = npt.NDArray[Any]
-_Answer = tuple[Array, int, float, int] | Evaluation | Failure  # parameters, examples, loss and steps of a training
+_Trained = tuple[Array, int, float, int, Array | None]  # parameters, examples, loss, steps and memory
+_Answer = _Trained | Evaluation | Failure
 
 
 class Ray:
@@ -166,7 +167,9 @@ class _Order:
     rows: Array
     shift: Shift | None
     params: int  # its place among the vectors that go with the orders
-    training: tuple[TrainSpec, int, int, int | None] | None  # spec, seed, round, place of the drift; None: evaluate
+    training: tuple[TrainSpec, int, int] | None  # spec, seed, round; None: evaluate
+    drift: int | None = None
+    memory: int | None = None
 
 
 class _Remote:
@@ -203,11 +206,13 @@ class _Remote:
         def place(vector: Tensor) -> int:
             return vectors.setdefault(id(vector), (len(vectors), vector))[0]
 
-        shard, training = job.shard, None
-        if isinstance(job, FitJob):
-            training = job.spec, job.seed, job.round, None if job.drift is None else place(job.drift)
+        shard = job.shard
         model, dataset = self._number(job.model, shard.dataset), self._number(shard.dataset, shard.dataset)
-        return _Order(model, dataset, shard.indices.numpy(), shard.shift, place(job.params), training)
+        order = _Order(model, dataset, shard.indices.numpy(), shard.shift, place(job.params), None)
+        if not isinstance(job, FitJob):
+            return order
+        drift, memory = (None if vector is None else place(vector) for vector in (job.drift, job.memory))
+        return replace(order, training=(job.spec, job.seed, job.round), drift=drift, memory=memory)
 
     def _number(self, thing: Model | Dataset, dataset: Dataset) -> int:
         if thing not in self._numbers:
@@ -238,9 +243,10 @@ def _opened(answer: _Answer) -> Outcome:
         return answer.error
     if isinstance(answer, Evaluation):
         return answer
-    params, num_examples, loss, steps = answer
-    # A copy, because the object store is read-only, and should not have to keep what is held here.
-    return FitResult(torch.from_numpy(params.copy()), num_examples, loss, steps)
+    params, num_examples, loss, steps, memory = answer
+    # Copies, because the object store is read-only, and should not have to keep what is held here.
+    remembered = None if memory is None else torch.from_numpy(memory.copy())
+    return FitResult(torch.from_numpy(params.copy()), num_examples, loss, steps, remembered)
 
 
 # -- on the cluster ----------------------------------------------------------------------------------------------------
@@ -277,8 +283,8 @@ class _Actor:
         shard = Shard(self._known[order.dataset], _tensor(order.rows), order.shift)
         if order.training is None:
             return EvaluateJob(params, model, shard)
-        spec, seed, round, drift = order.training
-        return FitJob(params, model, shard, spec, seed, round, None if drift is None else vectors[drift])
+        drift, memory = (None if place is None else vectors[place] for place in (order.drift, order.memory))
+        return FitJob(params, model, shard, *order.training, drift, memory)
 
 
 def _sealed(found: Outcome) -> _Answer:
@@ -286,7 +292,8 @@ def _sealed(found: Outcome) -> _Answer:
         return Failure.of(found)
     if isinstance(found, Evaluation):
         return found
-    return found.params.numpy(), found.num_examples, found.loss, found.steps
+    memory = None if found.memory is None else found.memory.numpy()
+    return found.params.numpy(), found.num_examples, found.loss, found.steps, memory
 
 
 def _tensor(array: Array) -> Tensor:

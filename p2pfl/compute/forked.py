@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -29,6 +29,7 @@ from p2pfl.compute.job import EvaluateJob, FitJob, Job
 from p2pfl.learn.data import Dataset, Shard
 from p2pfl.learn.evaluate import Evaluation
 from p2pfl.learn.model import Model
+from p2pfl.learn.optimizers import memory_numel
 from p2pfl.learn.shift import Shift
 from p2pfl.learn.specs import TrainSpec
 from p2pfl.learn.train import FitResult
@@ -67,13 +68,20 @@ def _things(jobs: Iterable[Job[Any]]) -> set[Thing]:
     return {thing for job in jobs if isinstance(job, Portable) for thing in (job.model, job.shard.dataset)}
 
 
+class _Result(NamedTuple):
+    """Where what training gives is put."""
+
+    params: Tensor
+    memory: Tensor | None
+
+
 @dataclass(slots=True, eq=False)
 class _Parcel:
     """Jobs that are done as one. The vectors that go with them live as long as it does."""
 
     jobs: Sequence[Portable]
     future: Future[list[Outcome]]
-    results: list[Tensor | None] = field(default_factory=list)  # of each job; an evaluation has none
+    results: list[_Result | None] = field(default_factory=list)  # of each job; an evaluation has none
     others: list[Tensor] = field(default_factory=list)
 
 
@@ -202,12 +210,19 @@ class Forked:
 # -- what goes over the pipe -------------------------------------------------------------------------------------------
 
 
+class _Memory(msgspec.Struct, array_like=True):
+    given: int  # where it lies, as all vectors
+    count: int  # of its numbers; there are none before the first training
+    result: int
+
+
 class _Training(msgspec.Struct, array_like=True):
     spec: int  # its place among those of the order
     seed: int
     round: int
     drift: int | None  # where it lies, as all vectors
     result: int
+    memory: _Memory | None
 
 
 class _Entry(msgspec.Struct, array_like=True):
@@ -229,6 +244,7 @@ class _Trained(msgspec.Struct, array_like=True, tag=True):
     num_examples: int
     loss: float
     steps: int
+    remembers: bool  # whether there was a step to remember anything of
 
 
 class _Evaluated(msgspec.Struct, array_like=True, tag=True):
@@ -252,11 +268,14 @@ def _order(parcel: _Parcel, numbers: Mapping[Thing, int], arena: Arena) -> _Orde
         if not isinstance(job, FitJob):
             parcel.results.append(None)
             return None
-        result = arena.empty(job.params.numel())
-        parcel.results.append(result)
+        result, memory, kept = arena.empty(job.params.numel()), None, None
+        if job.memory is not None:
+            kept = arena.empty(memory_numel(job.model.layout, job.spec))
+            memory = _Memory(put(job.memory), len(job.memory), arena.offset(kept))
+        parcel.results.append(_Result(result, kept))
         spec, _ = specs.setdefault(id(job.spec), (len(specs), job.spec))
         drift = None if job.drift is None else put(job.drift)
-        return _Training(spec, job.seed, job.round, drift, arena.offset(result))
+        return _Training(spec, job.seed, job.round, drift, arena.offset(result), memory)
 
     def entry(job: Portable) -> _Entry:
         shard = job.shard
@@ -267,13 +286,14 @@ def _order(parcel: _Parcel, numbers: Mapping[Thing, int], arena: Arena) -> _Orde
     return _Order([spec for _, spec in specs.values()], arena.offset(rows), entries)
 
 
-def _opened(answer: _Trained | _Evaluated | Failure, params: Tensor | None) -> Outcome:
+def _opened(answer: _Trained | _Evaluated | Failure, result: _Result | None) -> Outcome:
     if isinstance(answer, Failure):
         return answer.error
-    if params is None or isinstance(answer, _Evaluated):
+    if result is None or isinstance(answer, _Evaluated):
         assert isinstance(answer, _Evaluated)
         return Evaluation(answer.loss, answer.accuracy, answer.num_examples)
-    return FitResult(params, answer.num_examples, answer.loss, answer.steps)
+    memory = result.memory if result.memory is None or answer.remembers else result.memory[:0]
+    return FitResult(result.params, answer.num_examples, answer.loss, answer.steps, memory)
 
 
 # -- in the process ----------------------------------------------------------------------------------------------------
@@ -309,8 +329,9 @@ def _jobs(order: _Order, arena: Arena, things: Sequence[Any]) -> list[Portable]:
             jobs.append(EvaluateJob(params, model, shard))
             continue
         drift = None if training.drift is None else arena.view(training.drift, numel)
+        memory = None if training.memory is None else arena.view(training.memory.given, training.memory.count)
         spec = order.specs[training.spec]
-        jobs.append(FitJob(params, model, shard, spec, training.seed, training.round, drift))
+        jobs.append(FitJob(params, model, shard, spec, training.seed, training.round, drift, memory))
     return jobs
 
 
@@ -321,4 +342,8 @@ def _sealed(found: Outcome, entry: _Entry, arena: Arena) -> _Trained | _Evaluate
         return _Evaluated(found.loss, found.accuracy, found.num_examples)
     assert entry.training is not None, "what is trained is to be trained"
     arena.view(entry.training.result, len(found.params)).copy_(found.params)
-    return _Trained(found.num_examples, found.loss, found.steps)
+    remembers = found.memory is not None and len(found.memory) > 0
+    if found.memory is not None and remembers:
+        assert entry.training.memory is not None, "what is remembered was asked for"
+        arena.view(entry.training.memory.result, len(found.memory)).copy_(found.memory)
+    return _Trained(found.num_examples, found.loss, found.steps, remembers)

@@ -52,7 +52,7 @@ class FitJob(Fit):
 
     @property
     def result_bytes(self) -> int:
-        return self.params.nbytes
+        return self.params.nbytes + (0 if self.memory is None else self.memory.nbytes)
 
     def __call__(self) -> FitResult:
         return fit_one(self)

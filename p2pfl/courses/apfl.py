@@ -47,7 +47,7 @@ class ApflSettings(FedAvgSettings):
 
 
 class Mixing(Training):
-    """The client's half. Its own model begins as the initial one."""
+    """The client's half: its own model begins as the initial one. Who has never trained is served by the global one."""
 
     stateful = True
 
@@ -82,8 +82,8 @@ class Mixing(Training):
         assert learner.shard is not None, "only seats with examples train"
         return Trained(copy, len(learner.shard), mean_loss(losses, sizes))
 
-    def personal(self, learner: Learner, params: Tensor) -> Tensor:
-        return torch.lerp(params, learner.model.initial if self._own is None else self._own, self._alpha)
+    async def personal(self, learner: Learner, served: Tensor) -> Tensor:
+        return served if self._own is None else torch.lerp(served, self._own, self._alpha)
 
     def state(self) -> RoleState:
         return {} if self._own is None else {"own": self._own, "alpha": self._alpha}

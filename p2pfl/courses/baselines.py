@@ -54,12 +54,12 @@ class Alone(Training):
         self._own: Tensor | None = None
 
     async def train(self, learner: Learner, received: Tensor, round: int) -> Trained:
-        found = await learner.fit(self.personal(learner, learner.model.initial), round)
+        found = await learner.fit(await self.personal(learner, learner.model.initial), round)
         self._own = found.params
         return Trained(torch.zeros(_NOTHING), found.num_examples, found.loss)
 
-    def personal(self, learner: Learner, params: Tensor) -> Tensor:
-        return params if self._own is None else self._own
+    async def personal(self, learner: Learner, served: Tensor) -> Tensor:
+        return served if self._own is None else self._own
 
     def state(self) -> RoleState:
         return {} if self._own is None else {"own": self._own}

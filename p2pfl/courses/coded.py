@@ -23,6 +23,8 @@ from p2pfl.courses.parts import Parts
 from p2pfl.courses.rules import Central, Local, Rule, Trained
 from p2pfl.errors import RemoteProtocolError, require
 from p2pfl.learn.compression import CompressSpec
+from p2pfl.learn.data import Shard
+from p2pfl.learn.evaluate import Evaluation
 from p2pfl.learn.model import Model
 from p2pfl.learn.params import Layout, as_buffer, is_finite
 from p2pfl.learn.transform import Transform, TransformState
@@ -234,6 +236,9 @@ class _Sender:
         assert self._reference is not None, "the round began with a broadcast"
         return self._inner.absorb(params, mean + self._reference, share, round)
 
+    def serve(self, params: Tensor) -> Tensor:
+        return self._inner.serve(params)
+
     def state(self) -> RoleState:
         return self._inner.state()
 
@@ -256,8 +261,11 @@ class _Replier:
         packed, self._state = await self._codec.upward(trained.vector, received, round, self._state)
         return trained._replace(vector=packed)
 
-    def personal(self, learner: Learner, params: Tensor) -> Tensor:
-        return self._inner.personal(learner, params)
+    async def personal(self, learner: Learner, served: Tensor) -> Tensor:
+        return await self._inner.personal(learner, served)
+
+    async def evaluate(self, learner: Learner, served: Tensor, shard: Shard) -> Evaluation:
+        return await self._inner.evaluate(learner, served, shard)
 
     def state(self) -> RoleState:
         return {**self._inner.state(), **{_CODEC + name: value for name, value in self._state.items()}}

@@ -38,7 +38,7 @@ class DittoSettings(FedAvgSettings):
 
 
 class Ditto(Training):
-    """A client's half: its own model begins as the initial one."""
+    """A client's half: its own model begins as the initial one. Who has never trained is served by the global one."""
 
     stateful = True
 
@@ -48,7 +48,7 @@ class Ditto(Training):
         self._own: Tensor | None = None
 
     async def train(self, learner: Learner, received: Tensor, round: int) -> Trained:
-        own = self.personal(learner, received)
+        own = await self.personal(learner, learner.model.initial)
         # Training pulls towards where it starts: pull (v - w) = pull (v - start) + pull (start - w).
         drift = (own - received).mul_(self._train.proximal)
         mine = await learner.fit(own, round, drift=drift, train=self._train, use="personal")
@@ -56,8 +56,8 @@ class Ditto(Training):
         self._own = mine.params
         return trained
 
-    def personal(self, learner: Learner, params: Tensor) -> Tensor:
-        return learner.model.initial if self._own is None else self._own
+    async def personal(self, learner: Learner, served: Tensor) -> Tensor:
+        return served if self._own is None else self._own
 
     def state(self) -> RoleState:
         return {} if self._own is None else {"own": self._own}

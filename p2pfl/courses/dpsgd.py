@@ -6,10 +6,10 @@ https://arxiv.org/abs/1705.09056.
 
 Adapt-then-combine with local epochs, as is usual in decentralized learning: x_i <- sum_j w_ij y_j, where y_j is what
 local training made of x_j. `order = "combine"` is the paper's combine-then-adapt: x_i <- sum_j w_ij x_j + (y_i - x_i).
-What does not arrive leaves its weight with the receiver, so that every row of the mixing matrix still sums to one. What
-was lost with a link is said again over the next. Who is rounds behind all its neighbours goes on in the round, and with
-the model, of one of them. With `signed`, nobody gives different models in one round to different neighbours for long:
-see `equivocation`.
+What does not arrive leaves its weight with the receiver, or with all that arrives, as `missing` says, so that every row
+of the mixing matrix still sums to one. What was lost with a link is said again over the next. Who is rounds behind all
+its neighbours goes on in the round, and with the model, of one of them. With `signed`, nobody gives different models in
+one round to different neighbours for long: see `equivocation`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.schedule import Schedule
-from p2pfl.topology.weights import received_weights
 from p2pfl.wire.message import Message
 from p2pfl.wire.tensor import Tensors
 
@@ -87,6 +86,10 @@ class DpsgdSettings(MixingSettings):
     name: str = "dpsgd"
     order: str = "adapt"
     """`adapt`: train, then mix what all have trained; `combine`: mix the models that training began with."""
+    missing: str = "self"
+    """Who gets the weight of a model that does not come: `self`, the receiver's own model, which keeps the mean of all
+    wherever both ends of a link miss each other; `renormalise`, all that it has. On the family moshpit the latter is
+    Moshpit SGD: of each group those average who are there, which keeps the mean where they agree on who is."""
     signed: bool = False
     """Whether models are signed, and nodes compare who signed what: who gives two models in one round is banned for a
     day. In each round 400 bytes of each node reach every other: it is meant for up to some hundreds of nodes."""
@@ -95,6 +98,8 @@ class DpsgdSettings(MixingSettings):
         MixingSettings.__post_init__(self)
         if self.order not in ("adapt", "combine"):
             raise ConfigError(f"course.order is {self.order!r}; it must be one of adapt, combine")
+        if self.missing not in ("self", "renormalise"):
+            raise ConfigError(f"course.missing is {self.missing!r}; it must be one of self, renormalise")
 
 
 class Model(Message):
@@ -201,7 +206,7 @@ class Mixer(Gossiping):
 
     def _mix(self, node: Node, round: int, shared: Tensor, heard: dict[int, Tensor]) -> Tensor:
         """sum_j w_ij x_j in the order of the seats; models that are not finite are left out of it, and reported."""
-        row = received_weights(self._weights(self._schedule.at(round)), heard)
+        row = self._steps.received(self._weights(self._schedule.at(round)), heard)
         mixed = shared * self._steps.own(row)
         for other in sorted(row):
             mixed.add_(heard[other], alpha=row[other])
@@ -348,7 +353,8 @@ class Mixer(Gossiping):
 
 
 def _play(place: Place) -> tuple[object, ...]:
-    steps = Adapt(place.learner.parts) if place.settings.order == "adapt" else Combine(place.learner.parts)
+    kind = Adapt if place.settings.order == "adapt" else Combine
+    steps = kind(place.learner.parts, place.settings.missing)
     neighbors = neighborhood(place.topology, place.seat)
     watch = Watch(place.seat, neighbors, place.journal) if place.settings.signed else None
     mixer = Mixer(place.learner, place.settings, place.topology, place.stop, place.journal, watch, steps)

@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from p2pfl.council.council import Council
+from p2pfl.courses.best import Best
 from p2pfl.courses.coded import compressed
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
 from p2pfl.courses.durable import Durable
 from p2pfl.courses.elected import Member
+from p2pfl.courses.finetune import tuned
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Update, number
 from p2pfl.courses.outbox import Outbox, score
@@ -31,10 +33,12 @@ from p2pfl.courses.samplers import SAMPLERS, SamplerSpec
 from p2pfl.errors import CourseError, require
 from p2pfl.journal.certificate import Certificate
 from p2pfl.journal.journal import Journal
+from p2pfl.learn.specs import TrainSpec
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
+from p2pfl.wire.tensor import Tensors
 
 __all__ = ["FEDAVG", "Elected", "FedAvgSettings", "Leader", "Server", "Trainer", "starred"]
 
@@ -87,6 +91,14 @@ class FedAvgSettings:
     """`server`: on the test part, `clients`: each client on its own, `both`, `none`."""
     evaluate_every: int = 1
     """Rounds between two evaluations."""
+    unseen: float = 0.0
+    """Share of the clients, drawn by seed, that never train: they are evaluated only, and what they find is told apart
+    from what the others do, as `unseen_accuracy` and `unseen_loss`."""
+    finetune_epochs: int = 0
+    """Before a client is evaluated, and in the end, it trains its model for so many passes over its own examples; no
+    update holds anything of that."""
+    finetune_lr: float = 0.0
+    """The learning rate of these passes; 0: train.lr."""
     patience: int = 0
     """Stop after so many evaluations without a better one; 0: never."""
     target_accuracy: float = 0.0
@@ -99,11 +111,14 @@ class FedAvgSettings:
             require(getattr(self, name) >= 1, f"course.{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("fraction", "quorum"):
             require(0 < getattr(self, name) <= 1, f"course.{name} is {getattr(self, name)}; it must lie in (0, 1]")
+        require(0 <= self.unseen < 1, f"course.unseen is {self.unseen}; it must lie in [0, 1)")
         for name in _NOT_NEGATIVE:
             require(getattr(self, name) >= 0, f"course.{name} is {getattr(self, name)}; it must not be negative")
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             require(value in choices, f"course.{name} is {value!r}; it must be one of {', '.join(choices)}")
+        idle = self.unseen > 0 and self.evaluate not in ("clients", "both")
+        require(not idle, "course.unseen is set, and clients are not evaluated; set course.evaluate to clients or both")
         if self.coordinator == "elect":
             for name, only in _ELECTED.items():
                 value = getattr(self, name)
@@ -123,13 +138,20 @@ class FedAvgSettings:
             exclude_after=self.exclude_after,
             most_examples=self.most_examples,
             by_examples=self.weights == "examples",
+            unseen=self.unseen,
             sampling=SamplerSpec(self.sampler, self.favour, self.candidates, self.groups),
         )
+
+    def finetuning(self, train: TrainSpec) -> TrainSpec | None:
+        """How clients who train as `train` says do so before they are evaluated; None: they do not."""
+        if not self.finetune_epochs:
+            return None
+        return replace(train, epochs=self.finetune_epochs, steps=0, lr=self.finetune_lr or train.lr)
 
 
 _NOT_NEGATIVE = (
     "over_selection", "deadline_seconds", "grace_seconds", "rejoin_seconds", "exclude_after", "min_clients", "patience",
-    "target_accuracy",
+    "target_accuracy", "finetune_epochs", "finetune_lr",
 )  # fmt: skip
 _CHOICES = {
     "sampler": SAMPLERS,
@@ -139,7 +161,13 @@ _CHOICES = {
     "evaluate": ("server", "clients", "both", "none"),
     "keep": ("last", "best"),
 }
-_ELECTED = {"keep": ("last",), "patience": (0,), "sampler": ("uniform",)}  # what a successor can go on with
+_ELECTED = {
+    "keep": ("last",),
+    "patience": (0,),
+    "sampler": ("uniform",),
+    "finetune_epochs": (0,),
+    "unseen": (0,),
+}  # what a successor can go on with
 
 
 class Leader:
@@ -157,6 +185,7 @@ class Leader:
         """`stop`: the round, from 0, before which to pause; `rule`: federated averaging if there is none."""
         self.params: Tensor = learner.model.initial
         self._rule = averaging(learner) if rule is None else rule
+        self._served = self._rule.served or learner.parts
         self._central = self._rule.central()
         self._round = 0  # the next one
         self._stop = settings.rounds if stop is None else min(stop, settings.rounds)
@@ -166,7 +195,7 @@ class Leader:
         self._settings = settings
         self._durable = durable
         self._clients = clients
-        self._best = Best(settings)
+        self._best = Best(settings.patience, settings.target_accuracy)
 
     @property
     def rule(self) -> Rule:
@@ -188,6 +217,9 @@ class Leader:
             share = collected.count / self._clients.total
             self.params = self._central.absorb(self.params, collected.mean, share, round)
         return collected
+
+    def _serve(self) -> Tensors:
+        return self._served.tensors(self._central.serve(self.params))
 
     def _ask(self, round: int) -> Train:
         return Train(round, self._rule.down.tensors(self._central.broadcast(self.params, round)))
@@ -214,8 +246,12 @@ class Leader:
             evaluation = await self._learner.evaluate(self.params, self._learner.test)
             found |= {"accuracy": evaluation.accuracy, "loss": evaluation.loss}
         if self._is_due(round, "clients"):
-            scored = await self._clients.evaluate(node, Evaluate(round, self._learner.tensors(self.params)))
+            ask = Evaluate(round, self._serve())
+            scored = await self._clients.evaluate(node, ask)
             found |= {"client_accuracy": scored.accuracy, "client_loss": scored.loss}
+            if self._clients.unseen:
+                scored = await self._clients.evaluate(node, ask, unseen=True)
+                found |= {"unseen_accuracy": scored.accuracy, "unseen_loss": scored.loss}
         return found
 
     def _is_due(self, round: int, where: str) -> bool:
@@ -262,7 +298,7 @@ class Server(Leader):
         super().__init__(learner, settings, asked, Durable(journal), stop, rule)
 
     async def run(self, node: Node) -> None:
-        node.agree(self._learner.schema, self._rule.down.schema, self._rule.up.schema)
+        node.agree(self._served.schema, self._rule.down.schema, self._rule.up.schema)
         if self._round:
             await self._clients.reassemble(node)
         else:
@@ -270,7 +306,7 @@ class Server(Leader):
         reason = await self.lead(node)
         if reason and self._settings.keep == "best" and self._best.params is not None:
             self.params = self._best.params
-        await self._clients.finish(node, Finish(self._round, self._learner.tensors(self.params)))
+        await self._clients.finish(node, Finish(self._round, self._serve()))
         if not reason:
             return  # a pause
         if not self._updates:
@@ -314,55 +350,6 @@ class Candidate(Member):
         return Elected(self, term)
 
 
-class Best:
-    """The best evaluation so far, and whether it is time to stop."""
-
-    def __init__(self, settings: FedAvgSettings) -> None:
-        self.params: Tensor | None = None
-        self._settings = settings
-        self._value: float | None = None
-        self._since = 0
-
-    def note(self, params: Tensor, metrics: dict[str, float]) -> None:
-        value = self._merit(metrics)
-        if value is None:
-            return
-        if self._value is None or value > self._value:
-            self.params, self._value, self._since = params, value, 0
-        else:
-            self._since += 1
-
-    def state(self) -> RoleState:
-        if self.params is None or self._value is None:
-            return {}
-        return {"best": self.params, "best_value": self._value, "since_best": self._since}
-
-    def resume(self, state: RoleState) -> None:
-        if "best" in state:
-            self.params = as_tensor(state["best"])
-            self._value, self._since = float(state["best_value"]), int(state["since_best"])
-
-    def ended(self, metrics: dict[str, float]) -> str | None:
-        """Why the course is over, or None."""
-        target = self._settings.target_accuracy
-        reached = metrics.get("accuracy", metrics.get("client_accuracy", 0.0))
-        if target and reached >= target:
-            return f"the accuracy {reached:.4f} has reached the target {target}"
-        if self._settings.patience and self._since >= self._settings.patience:
-            return f"{self._since} evaluations brought nothing better"
-        return None
-
-    @staticmethod
-    def _merit(metrics: dict[str, float]) -> float | None:
-        for name in ("accuracy", "client_accuracy"):
-            if name in metrics:
-                return metrics[name]
-        for name in ("loss", "client_loss"):
-            if name in metrics:
-                return -metrics[name]
-        return None
-
-
 class Trainer:
     """A client: trains when its server asks it to, until the course is over."""
 
@@ -372,16 +359,19 @@ class Trainer:
         self._learner = learner
         self._server = server
         self._rule = averaging(learner) if rule is None else rule
+        self._served = self._rule.served or learner.parts
+        self._final: Tensor = self.params  # what is served in the end
         self._outbox = Outbox(learner, self._rule, Durable(journal))
         self._over = asyncio.Event()
 
     async def run(self, node: Node) -> None:
-        node.agree(self._learner.schema, self._rule.down.schema, self._rule.up.schema)
+        node.agree(self._served.schema, self._rule.down.schema, self._rule.up.schema)
         try:
             with node.waiting("the end of the course"):
                 await self._over.wait()
         finally:
             self._outbox.close()
+        self.params = await self._outbox.local.personal(self._learner, self._final)  # the server waits no more
 
     def state(self) -> RoleState:
         """What its half remembers; nothing else of it lasts from round to round."""
@@ -399,12 +389,12 @@ class Trainer:
     @Evaluate.handler
     async def evaluate(self, ask: Evaluate, peer: Peer) -> Score:
         require_seat(peer, self._server)
-        return await score(self._learner, self._outbox.local, ask)
+        return await score(self._learner, self._outbox.local, self._served.vector(ask.params))
 
     @Finish.handler
     async def finish(self, ask: Finish, peer: Peer) -> Finished:
         require_seat(peer, self._server)
-        self.params = self._outbox.local.personal(self._learner, self._learner.vector(ask.params))
+        self._final = self._served.vector(ask.params)
         self._over.set()
         return Finished()
 
@@ -420,7 +410,7 @@ def _play(place: Place) -> tuple[object, ...]:
 
 def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[object, ...]:
     """The server, or a client, of a rule."""
-    rule = compressed(plain, place.learner, place.compress)
+    rule = compressed(tuned(plain, place.settings.finetuning(place.learner.train)), place.learner, place.compress)
     if place.seat:
         return (Trainer(place.learner, 0, place.journal, rule),)
     clients = place.topology.union.neighbors(0)
@@ -455,11 +445,12 @@ def starred(
     *,
     remembers: bool = False,
     server: type[Server] = Server,
+    compresses: bool = True,
 ) -> Course:
     """The course of a server and its clients that goes by `rule(learner, settings)`.
 
     `remembers`: its clients' half has a state, so that clients do not sleep between rounds; `server`: one that does not
-    go round by round.
+    go round by round; `compresses`: whether its updates have a linear mean, so that [compress] can be asked for.
     """
 
     def play(place: Place) -> tuple[object, ...]:
@@ -470,8 +461,8 @@ def starred(
     def sleepers(topology: Topology, _: object) -> Collection[int]:
         return () if remembers else _clients(topology)
 
-    in_rounds = server is Server  # then an update is made of the model that was sent last
-    return Course(name, settings, (server, Trainer), play, _clients, "star", _needs, sleepers, compresses=in_rounds)
+    fits = compresses and server is Server  # then an update is made of the model that was sent last
+    return Course(name, settings, (server, Trainer), play, _clients, "star", _needs, sleepers, compresses=fits)
 
 
 FEDAVG = Course(

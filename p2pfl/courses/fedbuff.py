@@ -33,33 +33,13 @@ from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import Train, Update
 from p2pfl.courses.rounds import LATE, Clients, Cohort, Collected, Harvest, seat_of, stopwatch
 from p2pfl.courses.rules import Averaging, Rule, Trained, Training, averaging
+from p2pfl.courses.staleness import Staleness
 from p2pfl.errors import P2pflError, require
 from p2pfl.node.events import RoundStarted
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
 
-__all__ = ["FEDASYNC", "FEDBUFF", "AsyncSettings", "FedAsyncSettings", "FedBuffSettings", "Staleness"]
-
-
-@dataclass(frozen=True, slots=True)
-class Staleness:
-    """How much of its weight an update keeps that began some versions of the model ago: s(t) of Xie et al.
-
-    >>> Staleness("polynomial", a=0.5)(3), Staleness("hinge", a=10, b=4)(4), Staleness("hinge", a=10, b=4)(5)
-    (0.5, 1.0, 0.09090909090909091)
-    """
-
-    kind: str = "polynomial"
-    a: float = 0.5
-    b: float = 4.0
-
-    def __call__(self, versions: int) -> float:
-        match self.kind:
-            case "polynomial":
-                return float((1 + versions) ** -self.a)
-            case "hinge":
-                return 1.0 if versions <= self.b else 1 / (self.a * (versions - self.b) + 1)
-        return 1.0
+__all__ = ["FEDASYNC", "FEDBUFF", "AsyncSettings", "FedAsyncSettings", "FedBuffSettings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +59,7 @@ class AsyncSettings(FedAvgSettings):
     """So many clients train at a time; 0: all."""
     discount: str = "polynomial"
     """What an update keeps of its weight that began t versions of the model ago: `polynomial`, (1 + t)^-a; `hinge`, all
-    until t = b, then 1 / (a (t - b) + 1); `constant`, all."""
+    until t = b, then 1 / (a (t - b) + 1); `exponential`, e^(-a t); `constant`, all."""
     discount_a: float = 0.5
     discount_b: float = 4.0
     staleness_tolerance: int = 20
@@ -87,9 +67,8 @@ class AsyncSettings(FedAvgSettings):
 
     def __post_init__(self) -> None:
         FedAvgSettings.__post_init__(self)
-        kinds = ("polynomial", "hinge", "constant")
-        require(self.discount in kinds, f"course.discount is {self.discount!r}; it must be one of {', '.join(kinds)}")
-        for name in ("concurrency", "discount_a", "discount_b", "staleness_tolerance"):
+        Staleness(self.discount, self.discount_a, self.discount_b)  # which checks them
+        for name in ("concurrency", "staleness_tolerance"):
             require(getattr(self, name) >= 0, f"course.{name} is {getattr(self, name)}; it must not be negative")
         for name, only in _OF_ROUNDS.items():
             value = getattr(self, name)

@@ -64,8 +64,7 @@ class FedAvgMSettings(FedAvgSettings):
     server_momentum: float = 0.9
     """How much of the last direction stays in the next: beta of FedAvgM, beta_1 of the adaptive optimizers."""
     server_nesterov: bool = False
-    """Nesterov's momentum. With a server_lr of 0.7 it is the outer optimizer of DiLoCo (A. Douillard et al., 2023,
-    https://arxiv.org/abs/2311.08105); the clients' optimizers begin anew in each round, unlike there."""
+    """Nesterov's momentum."""
 
     def __post_init__(self) -> None:
         FedAvgSettings.__post_init__(self)

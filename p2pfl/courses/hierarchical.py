@@ -16,10 +16,12 @@ from torch import Tensor
 
 from p2pfl.courses.course import Course, Place
 from p2pfl.courses.fedavg import FedAvgSettings, Server, Trainer
+from p2pfl.courses.finetune import tuned
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Update
 from p2pfl.courses.rounds import Clients
-from p2pfl.errors import ConfigError, CourseError
+from p2pfl.courses.rules import averaging
+from p2pfl.errors import ConfigError, CourseError, require
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
@@ -44,6 +46,7 @@ class HierarchicalSettings(FedAvgSettings):
         FedAvgSettings.__post_init__(self)
         if self.edge_rounds < 1:
             raise ConfigError(f"course.edge_rounds is {self.edge_rounds}; it must be at least 1")
+        require(self.unseen == 0, "course.unseen is set, and hierarchical has all clients train; leave it out")
 
 
 class Edge:
@@ -108,7 +111,8 @@ def _play(place: Place) -> tuple[object, ...]:
     tree: Topology = place.topology.union
     children, parent = tree.children(place.seat), tree.parent(place.seat)
     if parent is not None and not children:
-        return (Trainer(place.learner, parent, place.journal),)
+        rule = tuned(averaging(place.learner), place.settings.finetuning(place.learner.train))
+        return (Trainer(place.learner, parent, place.journal, rule),)
     rounds = _rounds_below(tree, place.seat, place.settings.edge_rounds)
     settings = replace(place.settings, deadline_seconds=place.settings.deadline_seconds * rounds)
     if parent is None:

@@ -79,17 +79,19 @@ class Learner:
         drift: Tensor | None = None,
         train: TrainSpec | None = None,
         use: str = "fit",
+        memory: Tensor | None = None,
     ) -> FitResult:
         """Train on our examples, from `params`, in round `round` (from 0).
 
         `drift`: added to every gradient, as long as `params`; `train`: in place of our own; `use`: what it is for, if
-        there is more than one training in a round, so that each draws batches of its own.
+        there is more than one training in a round, so that each draws batches of its own; `memory`: of the optimizer,
+        from an earlier result, to go on with; see `Fit.memory`.
 
         Raises ComputeError if that fails, for whatever reason, or takes longer than `train.limit_seconds`.
         """
         assert self.shard is not None, "only seats with examples train"
         spec, seed = train or self.train, seed_of(self.seed, use, round, self.seat)
-        job, limit = FitJob(params, self.model, self.shard, spec, seed, round, drift), spec.limit_seconds
+        job, limit = FitJob(params, self.model, self.shard, spec, seed, round, drift, memory), spec.limit_seconds
         watchdog = asyncio.timeout(limit or None)
         try:
             async with watchdog:

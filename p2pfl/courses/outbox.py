@@ -9,7 +9,7 @@ from torch import Tensor
 from p2pfl.courses.course import RoleState, as_tensor
 from p2pfl.courses.durable import Durable
 from p2pfl.courses.learner import Learner
-from p2pfl.courses.messages import Evaluate, Score, Update, number
+from p2pfl.courses.messages import Score, Update, number
 from p2pfl.courses.rules import Local, Rule
 from p2pfl.node.connection import LINK_LOST
 from p2pfl.node.node import Node
@@ -107,9 +107,9 @@ class Outbox:
         return Update(round, self._rule.up.tensors(as_tensor(kept["vector"])), int(kept["num_examples"]), loss)
 
 
-async def score(learner: Learner, local: Local, ask: Evaluate) -> Score:
-    """How a client finds its own form of a model: on the examples that it holds out, or else on all of its own."""
+async def score(learner: Learner, local: Local, served: Tensor) -> Score:
+    """How well a client is served: on the examples that it holds out, or else on all of its own."""
     shard = learner.validation or learner.shard
     assert shard is not None, "only seats with examples are asked"
-    found = await learner.evaluate(local.personal(learner, learner.vector(ask.params)), shard)
+    found = await local.evaluate(learner, served, shard)
     return Score(number(found.loss), found.accuracy, found.num_examples)

@@ -29,6 +29,8 @@ from p2pfl.courses.learner import Learner
 from p2pfl.courses.parts import Parts
 from p2pfl.courses.rules import Averaging, Local, Rule, Trained, Training
 from p2pfl.errors import ConfigError, require
+from p2pfl.learn.data import Shard
+from p2pfl.learn.evaluate import Evaluation
 from p2pfl.learn.model import Model
 from p2pfl.learn.pieces import Pieces, layers_of, matching
 
@@ -113,8 +115,11 @@ class Partial:
         self._kept = self._private.take(trained.vector)
         return trained._replace(vector=self._shared.take(trained.vector))
 
-    def personal(self, learner: Learner, params: Tensor) -> Tensor:
-        return self._inner.personal(learner, self._whole(params))
+    async def personal(self, learner: Learner, served: Tensor) -> Tensor:
+        return await self._inner.personal(learner, self._whole(served))
+
+    async def evaluate(self, learner: Learner, served: Tensor, shard: Shard) -> Evaluation:
+        return await self._inner.evaluate(learner, self._whole(served), shard)
 
     def state(self) -> RoleState:
         kept: RoleState = {} if self._kept is None else {"kept": self._kept}

@@ -96,8 +96,8 @@ class Enveloped(Training):
         assert learner.shard is not None, "only seats with examples train"
         return Trained(own, len(learner.shard), mean_loss(losses, sizes))
 
-    def personal(self, learner: Learner, params: Tensor) -> Tensor:
-        return params if self._theta is None else self._theta
+    async def personal(self, learner: Learner, served: Tensor) -> Tensor:
+        return served if self._theta is None else self._theta
 
     def state(self) -> RoleState:
         return {} if self._theta is None else {"theta": self._theta}

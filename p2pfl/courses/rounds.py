@@ -62,6 +62,7 @@ class RoundRules:
     exclude_after: int = 0  # failures in succession after which a client is left out for a while; 0: never
     most_examples: int = 100_000_000  # that one update may claim
     by_examples: bool = True  # weigh updates by the number of examples, else equally
+    unseen: float = 0.0  # share of the clients that never train
     sampling: SamplerSpec = field(default_factory=SamplerSpec)  # whom a cohort is made up of
 
     def asked(self, clients: int) -> int:
@@ -71,6 +72,10 @@ class RoundRules:
     def enough(self, clients: int) -> int:
         """How many updates end a round."""
         return max(1, _ceil(self._size(clients) * self.quorum))
+
+    def unseen_of(self, clients: int) -> int:
+        """How many of so many clients never train. One always does."""
+        return min(round(self.unseen * clients), clients - 1) if self.unseen else 0
 
     def _size(self, clients: int) -> int:
         return max(1, round(self.fraction * clients))
@@ -160,7 +165,11 @@ class Clients:
         self.rules = rules
         self.learner = learner
         self._own = own
-        self._everybody = self.seats if own is None else tuple(sorted((*self.seats, learner.seat)))
+        everybody = self.seats if own is None else tuple(sorted((*self.seats, learner.seat)))
+        drawn = Random(seed_of(learner.seed, "unseen")).sample(everybody, rules.unseen_of(len(everybody)))
+        self.unseen = frozenset(drawn)
+        """The seats that never train."""
+        self._trainers = tuple(seat for seat in everybody if seat not in self.unseen)
         self.certify = certify
         self._awake: tuple[int, ...] | None = None
         self._known: dict[int, Peer] = {}  # those that have been linked, except for who sleeps in between
@@ -169,8 +178,8 @@ class Clients:
 
     @property
     def total(self) -> int:
-        """How many clients there are, the coordinator included if it is one."""
-        return len(self._everybody)
+        """How many clients train, the coordinator included if it is one."""
+        return len(self._trainers)
 
     def awake(self, node: Node) -> tuple[int, ...]:
         """Those that are to be linked all the time. The others sleep until they are called; see Membership.on_call."""
@@ -209,7 +218,7 @@ class Clients:
             if cohort := await self.draw(node, round, many, *salt):
                 return cohort
             rng = Random(seed_of(self.learner.seed, "cohort", *salt, round))
-            if cohort := await self._call(node, self.sampler.draw(self._everybody, self._there(node), many, rng)):
+            if cohort := await self._call(node, self.sampler.draw(self._trainers, self._there(node), many, rng)):
                 return cohort
             await asyncio.sleep(_PAUSE_SECONDS)  # all who sleep are away, and nobody tells when they come back
 
@@ -221,7 +230,7 @@ class Clients:
             return there(seat) and self._attendance.admits(seat, round) and seat not in but
 
         rng = Random(seed_of(self.learner.seed, "cohort", *salt, round))
-        return await self._call(node, self.sampler.draw(self._everybody, admits, many, rng))
+        return await self._call(node, self.sampler.draw(self._trainers, admits, many, rng))
 
     async def _call(self, node: Node, drawn: Collection[int]) -> Cohort:
         own = self._own is not None and self.learner.seat in drawn
@@ -252,7 +261,7 @@ class Clients:
 
     async def train(self, node: Node, cohort: Cohort, ask: Train) -> Collected:
         """Let the cohort train; the mean of the updates, once there are enough of them or no time is left."""
-        enough = min(self.rules.enough(len(self._everybody)), len(cohort))
+        enough = min(self.rules.enough(len(self._trainers)), len(cohort))
         own = [self.learner.seat] if cohort.own else []
         harvest = Harvest(node, self, sorted([*map(seat_of, cohort.peers), *own]))
         watch = stopwatch()
@@ -314,11 +323,14 @@ class Clients:
             else:
                 self.sampler.note(seat_of(peer), Seen(seconds, round=round))
 
-    async def evaluate(self, node: Node, ask: Evaluate) -> Score:
-        """Let all clients evaluate, each on its own examples; the mean weighted by their numbers."""
+    async def evaluate(self, node: Node, ask: Evaluate, *, unseen: bool = False) -> Score:
+        """Let all who train evaluate, each on its own examples; the mean weighted by their numbers.
+
+        `unseen`: those who never train, instead.
+        """
         await self.assemble(node, at_least=1)
-        there = filter(self._there(node), self.seats)
-        scores: list[Score] = [] if self._own is None else [await self._own.own_score(ask)]
+        there = filter(self._there(node), (seat for seat in self.seats if (seat in self.unseen) is unseen))
+        scores: list[Score] = [] if self._own is None or unseen else [await self._own.own_score(ask)]
         while seats := list(islice(there, _AT_ONCE)):
             batch = await node.call(seats)
             scores += await self._scores(node, batch, ask)

@@ -7,6 +7,10 @@ client's half makes an update of it, and the server's half takes in the mean of 
     update   = await local.train(learner, received, round)            # at each client of the cohort
     params   = central.absorb(params, mean of the updates, share, round)
 
+To evaluate, and in the end, the server sends what clients are served by, and each makes its own model of that:
+
+    model    = await local.personal(learner, central.serve(params))
+
 A half may have a state; it is committed with the round, or kept with the update, and so survives a restart.
 """
 
@@ -16,13 +20,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
-from p2pfl.courses.course import RoleState
+from p2pfl.courses.course import RoleState, as_tensor
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.parts import Parts
+from p2pfl.learn.data import Shard
+from p2pfl.learn.evaluate import Evaluation
 
-__all__ = ["Averaging", "Central", "Local", "Rule", "Trained", "Training", "averaging"]
+__all__ = ["Averaging", "Carrying", "Central", "Local", "Rule", "Trained", "Training", "averaging"]
 
 
 class Trained(NamedTuple):
@@ -45,6 +52,9 @@ class Central(Protocol):
         `params` and `mean` may be written to by nobody: the next model is new memory, or `mean` itself.
         """
 
+    def serve(self, params: Tensor) -> Tensor:
+        """What clients are evaluated by, and end with, when the model is `params`: a vector of the parts served."""
+
     def state(self) -> RoleState:
         """What it has to remember between rounds. Names of its own: no slashes."""
 
@@ -61,8 +71,14 @@ class Local(Protocol):
     async def train(self, learner: Learner, received: Tensor, round: int) -> Trained:
         """The update of a round (from 0). Raises ComputeError."""
 
-    def personal(self, learner: Learner, params: Tensor) -> Tensor:
-        """The model that serves this client when the server's is `params`: what it is evaluated by, and ends with."""
+    async def personal(self, learner: Learner, served: Tensor) -> Tensor:
+        """The model that serves this client, made of what the server serves: what it ends with.
+
+        It may be trained for that, and nothing is remembered of it. Raises ComputeError.
+        """
+
+    async def evaluate(self, learner: Learner, served: Tensor, shard: Shard) -> Evaluation:
+        """How well this client is served, on examples of its own. Raises ComputeError."""
 
     def state(self) -> RoleState:
         """What it has to remember between rounds."""
@@ -79,6 +95,8 @@ class Rule:
     up: Parts
     central: Callable[[], Central]
     local: Callable[[], Local]
+    served: Parts | None = None
+    """What goes down for evaluations and in the end; None: the model."""
     relative: bool = False
     """Whether what an update has for the model is a difference to what was received, and not a model."""
 
@@ -91,6 +109,9 @@ class Averaging:
 
     def absorb(self, params: Tensor, mean: Tensor, share: float, round: int) -> Tensor:
         return mean
+
+    def serve(self, params: Tensor) -> Tensor:
+        return params
 
     def state(self) -> RoleState:
         return {}
@@ -108,14 +129,40 @@ class Training:
         found = await learner.fit(received, round)
         return Trained(found.params, found.num_examples, found.loss)
 
-    def personal(self, learner: Learner, params: Tensor) -> Tensor:
-        return params
+    async def personal(self, learner: Learner, served: Tensor) -> Tensor:
+        return served
+
+    async def evaluate(self, learner: Learner, served: Tensor, shard: Shard) -> Evaluation:
+        return await learner.evaluate(await self.personal(learner, served), shard)
 
     def state(self) -> RoleState:
         return {}
 
     def resume(self, state: RoleState) -> None:
         return None
+
+
+class Carrying(Training):
+    """Federated averaging's client whose optimizer goes on where it stood, with its momentum or its moments, instead of
+    beginning anew in each round. Nobody else gets to see them.
+    """
+
+    stateful = True
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0)  # of the optimizer
+
+    async def train(self, learner: Learner, received: Tensor, round: int) -> Trained:
+        found = await learner.fit(received, round, memory=self._memory)
+        if found.memory is not None:
+            self._memory = found.memory
+        return Trained(found.params, found.num_examples, found.loss)
+
+    def state(self) -> RoleState:
+        return {"memory": self._memory}
+
+    def resume(self, state: RoleState) -> None:
+        self._memory = as_tensor(state["memory"])
 
 
 def averaging(learner: Learner) -> Rule:

@@ -13,7 +13,7 @@ Steps may have a state; it is committed with the round, and so survives a restar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from torch import Tensor
@@ -23,7 +23,7 @@ from p2pfl.courses.learner import Learner
 from p2pfl.courses.parts import Parts
 from p2pfl.learn.train import FitResult
 from p2pfl.topology.graph import Topology
-from p2pfl.topology.weights import own_weight, topology_weights
+from p2pfl.topology.weights import Missing, own_weight, received_weights, topology_weights
 
 __all__ = ["Adapt", "Combine", "Steps"]
 
@@ -49,6 +49,9 @@ class Steps(Protocol):
 
     def row(self, graph: Topology, seat: int) -> dict[int, float]:
         """What each of those who send to this seat weighs, in the graph of a round."""
+
+    def received(self, row: Mapping[int, float], heard: Collection[int]) -> dict[int, float]:
+        """What those of `row` weigh who were heard."""
 
     def own(self, row: Mapping[int, float]) -> float:
         """What this node's own weighs, where those of `row` were heard."""
@@ -77,8 +80,10 @@ class Adapt:
 
     apart = False
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, missing: Missing = "self") -> None:
+        """`missing`: who gets the weight of what did not come; see `received_weights`."""
         self.parts = parts
+        self._missing = missing
 
     async def fit(self, learner: Learner, params: Tensor, round: int) -> FitResult:
         return await learner.fit(params, round)
@@ -91,6 +96,9 @@ class Adapt:
 
     def row(self, graph: Topology, seat: int) -> dict[int, float]:
         return topology_weights(graph, seat)
+
+    def received(self, row: Mapping[int, float], heard: Collection[int]) -> dict[int, float]:
+        return received_weights(row, heard, self._missing)
 
     def own(self, row: Mapping[int, float]) -> float:
         return own_weight(row)

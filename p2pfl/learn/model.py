@@ -114,6 +114,18 @@ class Model:
         twin._bind(self.initial)
         return twin
 
+    def redrawn(self, seed: int) -> Tensor:
+        """Other weights to begin with, drawn in the ways of the module's layers.
+
+        What a layer without `reset_parameters` holds is as in `initial`.
+        """
+        flat = self.initial.clone()
+        with self.using(flat, training=False), torch.no_grad(), _seeded(seed):
+            for layer in self.module.modules():
+                if callable(reset := getattr(layer, "reset_parameters", None)):
+                    reset()
+        return flat
+
     @contextmanager
     def using(self, flat: Tensor, *, training: bool, seed: int = 0) -> Iterator[list[Tensor]]:
         """Put `flat` into the module for the length of the block, and give the parameters to differentiate by.

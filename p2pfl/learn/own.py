@@ -72,6 +72,11 @@ def fit_by_own(work: Fit) -> FitResult:
     function, taken = own_function(path)
     if work.drift is not None and "drift" not in taken:
         raise ConfigError(f"train.function {path!r} does not take drift, which this course needs; add it to gradients")
+    if work.memory is not None:
+        raise ConfigError(
+            f"train.function {path!r} trains in its own way, and what its optimizer remembers is not carried on; set "
+            "course.carry to false"
+        )
     offered = {name: getattr(work, name) for name in taken} | (
         {"params": duplicate(work.params)} if "params" in taken else {}
     )

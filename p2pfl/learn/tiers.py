@@ -8,7 +8,8 @@
 | own | `train.function` | client by client, by the user's function (own.py) |
 
 The first three give the same result to rounding, and none lets it depend on who else is trained: a host that trains for
-itself gets the bytes that a simulation gets.
+itself gets the bytes that a simulation gets. A client whose optimizer is to go on where it stood, momentum and all, is
+trained plainly whatever its tier.
 
 `functional` (functional.py) trains small models of any kind together, by torch.func. It promises nobody the same bits
 alone and together, and makes a lone client slower, so it runs only where `train.tier` asks for it.
@@ -107,7 +108,8 @@ class _Ways:
     def cohort_of(self, work: Fit) -> Hashable | None:
         """What those have in common who can be trained together; None for a client to be trained alone."""
         dataset, length, tier = work.shard.dataset, (work.model.layout.numel,), self._tier(work)
-        if tier not in ("cohort", "functional") or len(work.shard) == 0 or work.params.shape != length:
+        alone = work.memory is not None or len(work.shard) == 0
+        if alone or tier not in ("cohort", "functional") or work.params.shape != length:
             return None
         if tier == "functional":
             return id(work.model), self._same(work.spec), work.lr, len(work.shard), work.drift is None
@@ -125,7 +127,7 @@ class _Ways:
         tier = self._tier(work)
         if tier == "own":
             return fit_by_own
-        fused = tier != "plain" and not _not_fused(work.model, work.spec)
+        fused = tier != "plain" and work.memory is None and not _not_fused(work.model, work.spec)
         return fit_fused if fused else fit_plainly
 
     def _same(self, spec: TrainSpec) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,9 +16,9 @@ from torch.nn import functional
 from p2pfl.errors import ConfigError
 from p2pfl.learn.batches import Work, batches
 from p2pfl.learn.data import Shard
-from p2pfl.learn.lookup import unknown
 from p2pfl.learn.memory import duplicate
 from p2pfl.learn.model import Loss, Model
+from p2pfl.learn.optimizers import optimizer_of, slots_of
 from p2pfl.learn.sharpness import climb, norm
 from p2pfl.learn.specs import TrainSpec
 
@@ -26,6 +26,14 @@ __all__ = ["Fit", "FitResult", "fit", "fit_plainly", "learning_rate", "mean_loss
 
 Gradients = tuple[Tensor, ...]  # not written to: two may be one tensor, as those of biases that are added up
 Step = Callable[[Gradients], None]  # one update of the weights by a batch's gradients
+
+
+class Stepper(NamedTuple):
+    """An optimizer at work."""
+
+    step: Step
+    memory: Callable[[], Tensor | None] = lambda: None
+    """What it remembers by now, where that is wanted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +44,7 @@ class FitResult:
     num_examples: int  # of the client: its weight in an average
     loss: float  # mean over the examples seen in training, each under the weights of its step; NaN if there were none
     steps: int
+    memory: Tensor | None = None  # the optimizer's, if it was asked for: see `Fit.memory`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +58,9 @@ class Fit:
     seed: int  # rules the order of the examples, and what the module draws
     round: int = 0  # rules the learning rate
     drift: Tensor | None = None  # as long as `params`, added to every gradient: the control variates of SCAFFOLD
+    memory: Tensor | None = None
+    """What the optimizer remembers of an earlier training, as a FitResult has it; empty: nothing yet. None: nothing,
+    and nobody wants to know what it remembers in the end."""
 
     @property
     def lr(self) -> float:
@@ -87,7 +99,7 @@ def fit_plainly(work: Fit) -> FitResult:
     steps = 0
     with model.using(flat, training=True, seed=work.seed) as weights:
         slope = _Slope(model, weights, training_loss(model, spec))
-        step = _stepper(_Run(flat, work.params, weights, model, work.drift), spec, work.lr)
+        stepper = _stepper(_Run(flat, work.params, weights, model, work.drift, work.memory), spec, work.lr)
         for group in _groups(work):
             gradients, found = slope.at(group)
             losses += found
@@ -99,9 +111,10 @@ def fit_plainly(work: Fit) -> FitResult:
                 flat.copy_(kept)  # with the running statistics from before the climb
             if spec.clip > 0:
                 gradients = _clipped(gradients, spec.clip)
-            step(gradients)
+            stepper.step(gradients)
             steps += 1
-    return FitResult(flat, len(work.shard), mean_loss(losses, sizes), steps)
+        memory = stepper.memory()
+    return FitResult(flat, len(work.shard), mean_loss(losses, sizes), steps, memory)
 
 
 def training_loss(model: Model, spec: TrainSpec) -> Loss:
@@ -195,15 +208,16 @@ class _Run:
     weights: list[Tensor]  # the module's parameters: views into `flat`
     model: Model
     drift: Tensor | None
+    memory: Tensor | None
 
 
-def _stepper(run: _Run, spec: TrainSpec, lr: float) -> Step:
+def _stepper(run: _Run, spec: TrainSpec, lr: float) -> Stepper:
     if spec.optimizer != "sgd":
         return _torch_optim(run, spec, lr)
     return _momentum_sgd(run, spec, lr) if spec.momentum else _sgd(run, spec, lr)
 
 
-def _sgd(run: _Run, spec: TrainSpec, lr: float) -> Step:
+def _sgd(run: _Run, spec: TrainSpec, lr: float) -> Stepper:
     """w <- (1 - lr (decay + mu)) w + lr mu w0 - lr drift - lr g: all but the last on the flat vector."""
     size = run.model.layout.trainable_numel
     vector, start = run.flat[:size], run.start[:size]
@@ -220,14 +234,15 @@ def _sgd(run: _Run, spec: TrainSpec, lr: float) -> Step:
             vector.add_(drift, alpha=-lr)
         torch._foreach_add_(weights, gradients, alpha=-lr)
 
-    return step
+    return Stepper(step, lambda: run.memory)
 
 
-def _momentum_sgd(run: _Run, spec: TrainSpec, lr: float) -> Step:
+def _momentum_sgd(run: _Run, spec: TrainSpec, lr: float) -> Stepper:
     """v <- m v + (decay + mu) w - mu w0 + drift + g; w <- w - lr v."""
     size = run.model.layout.trainable_numel
     vector, start = run.flat[:size], run.start[:size]
-    velocity = torch.zeros_like(run.flat)
+    memory = run.memory
+    velocity = torch.zeros_like(run.flat) if memory is None or not len(memory) else duplicate(memory)
     velocities = run.model.layout.views(velocity)[: len(run.weights)]
     drift = None if run.drift is None else run.drift[:size]
     pull = spec.weight_decay + spec.proximal
@@ -244,26 +259,17 @@ def _momentum_sgd(run: _Run, spec: TrainSpec, lr: float) -> Step:
         torch._foreach_add_(velocities, gradients)
         vector.add_(moving, alpha=-lr)
 
-    return step
+    return Stepper(step, lambda: None if memory is None else velocity)
 
 
-def _torch_optim(run: _Run, spec: TrainSpec, lr: float) -> Step:
-    from torch import optim  # noqa: PLC0415 - its classes import torch._dynamo at first use, which takes a second
-
-    kind = getattr(optim, spec.optimizer, None)
-    known = [name for name in optim.__all__ if name != "Optimizer"] if hasattr(optim, "__all__") else []
-    if not (isinstance(kind, type) and issubclass(kind, optim.Optimizer)):
-        raise unknown("train.optimizer", spec.optimizer, ["sgd", *known])
-    keywords: dict[str, Any] = {"lr": lr, **spec.optimizer_parameters}
-    if spec.weight_decay:
-        keywords["weight_decay"] = spec.weight_decay
-    try:
-        optimizer = kind(run.weights, **keywords)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"train.optimizer {spec.optimizer} does not take its parameters: {error}") from error
-    count = len(run.weights)
-    starts = run.model.layout.views(run.start)[:count]
-    drifts = None if run.drift is None else run.model.layout.views(run.drift)[:count]
+def _torch_optim(run: _Run, spec: TrainSpec, lr: float) -> Stepper:
+    layout, count = run.model.layout, len(run.weights)
+    optimizer = optimizer_of(spec, run.weights, lr)
+    slots = None if run.memory is None else slots_of(spec)
+    if slots is not None and run.memory is not None:
+        slots.recall(run.memory, optimizer, run.weights, layout)
+    starts = layout.views(run.start)[:count]
+    drifts = None if run.drift is None else layout.views(run.drift)[:count]
 
     def step(gradients: Gradients) -> None:
         with torch.no_grad():
@@ -276,4 +282,4 @@ def _torch_optim(run: _Run, spec: TrainSpec, lr: float) -> Step:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return step
+    return Stepper(step, lambda: None if slots is None else slots.noted(optimizer, run.weights, layout))

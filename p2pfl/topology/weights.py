@@ -13,6 +13,7 @@ from typing import Literal, TypeVar
 from p2pfl.topology.graph import Topology
 
 __all__ = [
+    "Missing",
     "constant_weights",
     "metropolis_weights",
     "own_weight",
@@ -24,6 +25,8 @@ __all__ = [
 ]
 
 Key = TypeVar("Key", bound=Hashable)
+Missing = Literal["self", "renormalise"]
+"""Who gets the weight of what did not come; see `received_weights`."""
 
 
 def own_weight(row: Mapping[Key, float]) -> float:
@@ -83,7 +86,7 @@ def push_sum_share(out_degree: int) -> float:
 
 
 def received_weights(
-    row: Mapping[Key, float], received: Collection[Key], missing: Literal["self", "renormalise"] = "self"
+    row: Mapping[Key, float], received: Collection[Key], missing: Missing = "self"
 ) -> dict[Key, float]:
     """The row for a round in which only the neighbors in `received` were heard.
 

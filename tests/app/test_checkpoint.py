@@ -41,6 +41,11 @@ COURSES = {
     "fedavg": {"course": {"name": "fedavg", "fraction": 0.5, "keep": "best"}, "topology": {"n": 7}},
     "fedopt": {"course": {"name": "fedopt", "server_optimizer": "yogi", "fraction": 0.5}, "topology": {"n": 7}},
     "fedavgm": {"course": {"name": "fedavgm", "server_lr": 0.5}, "topology": {"n": 4}},
+    "diloco": {
+        "course": {"name": "diloco", "fraction": 0.5},
+        "topology": {"n": 7},
+        "train": {"optimizer": "AdamW", "lr": 0.01},
+    },
     "fedswa": {"course": {"name": "fedswa", "swa_start": 0.3}, "topology": {"n": 4}},
     "fedbuff": {
         "course": {"name": "fedbuff", "goal": 2, "sampler": "grouped"},
@@ -49,6 +54,11 @@ COURSES = {
     },
     "ditto": {"course": {"name": "ditto", "fraction": 0.5}, "topology": {"n": 7}},
     "fedrep": {"course": {"name": "fedrep", "fraction": 0.5}, "topology": {"n": 7}},
+    "fedbabu": {"course": {"name": "fedbabu", "private": ["1.bias"]}, "topology": {"n": 4}},
+    "perfedavg": {"course": {"name": "perfedavg", "fraction": 0.5, "finetune_epochs": 1}, "topology": {"n": 7}},
+    "ifca": {"course": {"name": "ifca", "clusters": 3, "fraction": 0.5, "evaluate": "both"}, "topology": {"n": 7}},
+    "fedem": {"course": {"name": "fedem", "fraction": 0.5, "evaluate": "both"}, "topology": {"n": 7}},
+    "fedproto": {"course": {"name": "fedproto", "fraction": 0.5}, "topology": {"n": 7}},
     "pfedme": {"course": {"name": "pfedme", "fraction": 0.5}, "topology": {"n": 7}},
     "apfl": {"course": {"name": "apfl", "fraction": 0.5}, "topology": {"n": 7}},
     "local": {"course": {"name": "local", "fraction": 0.5}, "topology": {"n": 7}},
@@ -61,14 +71,30 @@ COURSES = {
     "d2": {"course": {"name": "d2"}, "topology": {"family": "ring", "n": 4}},
     "gradtrack": {"course": {"name": "gradtrack"}, "topology": {"family": "ring", "n": 4}},
     "qgm": {"course": {"name": "qgm"}, "topology": {"family": "ring", "n": 4}},
+    "gossip-diloco": {
+        "course": {"name": "gossip-diloco"},
+        "topology": {"family": "ring", "n": 4},
+        "train": {"momentum": 0.9},
+    },
     "relaysgd": {"course": {"name": "relaysgd"}, "topology": {"family": "chain", "n": 4}},
     "epidemic": {"course": {"name": "epidemic", "fanout": 2}, "topology": {"family": "full", "n": 4}},
+    "gossip-learning": {
+        "course": {"name": "gossip-learning", "account": "generalized", "capacity": 2},
+        "topology": {"n": 4},
+        "devices": {"spread": 1.0},
+    },
+    "pens": {
+        "course": {"name": "pens", "selection_rounds": 3, "candidates": 3, "best": 1},
+        "topology": {"n": 4},
+    },
+    "swift": {"course": {"name": "swift"}, "topology": {"family": "ring", "n": 4}, "devices": {"spread": 1.0}},
     "adpsgd": {"course": {"name": "adpsgd"}, "topology": {"family": "ring", "n": 4}, "devices": {"spread": 1.0}},
 }  # fmt: skip
 
 
 def prepared(name, rounds=5):
-    tables = {**COURSES[name], "seed": 3, "data": {"subsample": 0.1}, "train": {"lr": 0.3}}
+    train = {"lr": 0.3, **COURSES[name].get("train", {})}
+    tables = {**COURSES[name], "seed": 3, "data": {"subsample": 0.1}, "train": train}
     tables["course"] = {**tables["course"], "rounds": rounds}
     return prepare(from_mapping(tables))
 

@@ -49,9 +49,12 @@ class TestOnTwoWorkers:
 
     async def test_many_jobs_give_the_bytes_of_inline(self):
         compute, jobs = Ray(workers=2), jobs_of_one_model(12)
+        mindful = TrainSpec(momentum=0.5)
+        jobs[0] = replace(jobs[0], spec=mindful, memory=torch.full_like(jobs[0].params, 0.1))
         evaluation = EvaluateJob(jobs[0].params, jobs[0].model, jobs[5].shard)
         *found, score = await compute.run_all([*jobs, evaluation])
         assert all(torch.equal(result.params, job().params) for result, job in zip(found, jobs, strict=True))
+        assert torch.equal(found[0].memory, jobs[0]().memory) and found[1].memory is None
         assert score == evaluation()
         await compute.close()
 

@@ -60,9 +60,13 @@ def jobs_of_one_model(count: int) -> list[FitJob]:
 async def test_many_jobs_give_the_bytes_of_inline():
     compute, jobs = Processes(2), jobs_of_one_model(20)
     drifting = replace(jobs[3], drift=torch.full_like(jobs[3].params, 0.01), spec=TrainSpec(momentum=0.9, proximal=0.1))
+    begun = replace(jobs[5], spec=TrainSpec(optimizer="AdamW", lr=0.01), memory=torch.empty(0))
+    gone_on = replace(begun, memory=begun().memory)
+    idle = replace(begun, shard=replace(begun.shard, indices=begun.shard.indices[:0]))
+    rolling = replace(jobs[6], spec=TrainSpec(momentum=0.5), memory=torch.full_like(jobs[6].params, 0.1))
     shifted = replace(jobs[4], shard=replace(jobs[4].shard, shift=Shift("noise", 0.5, 3)))
     evaluation = EvaluateJob(jobs[0].params, jobs[0].model, shifted.shard)
-    everything = [*jobs, drifting, evaluation, shifted]
+    everything = [*jobs, drifting, evaluation, shifted, begun, gone_on, idle, rolling]
     for _ in range(2):
         for found, job in zip(await compute.run_all(everything), everything, strict=True):
             alone = job()
@@ -70,7 +74,10 @@ async def test_many_jobs_give_the_bytes_of_inline():
                 assert found == alone
             else:
                 assert torch.equal(found.params, alone.params)
-                assert (found.loss, found.steps, found.num_examples) == (alone.loss, alone.steps, alone.num_examples)
+                assert (found.memory is None) == (alone.memory is None) == (job.memory is None)
+                assert job.memory is None or torch.equal(found.memory, alone.memory)
+                assert (found.steps, found.num_examples) == (alone.steps, alone.num_examples)
+                assert found.loss == alone.loss or not found.steps
     await compute.close()
 
 

@@ -11,6 +11,7 @@ from p2pfl.courses.learner import Learner
 from p2pfl.learn.data import Shard
 from p2pfl.learn.model import Model
 from p2pfl.learn.specs import ModelSpec, TrainSpec
+from p2pfl.sim.loop import run_virtual
 from p2pfl.topology.families import build
 from tests.courses.kit import Played
 
@@ -57,7 +58,7 @@ def local_of(played: Played, seat: int):
 
 def served(half, learner: Learner, params: Tensor) -> Tensor:
     """The model by which a client's half is served."""
-    return half.personal(learner, params)
+    return run_virtual(half.personal(learner, params))
 
 
 def is_close(found: Tensor, expected: Tensor) -> bool:

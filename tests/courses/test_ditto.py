@@ -56,7 +56,7 @@ def test_the_own_model_survives():
     played = small(DITTO, DittoSettings(rounds=1)).play()
     half, other = local_of(played, 1), Ditto(TrainSpec())
     assert other.state() == {}
-    assert served(other, played.learner(1), played.params[0]) is played.model.initial
+    assert served(other, played.learner(1), played.params[0]) is played.params[0]
     other.resume(half.state())
     assert torch.equal(served(other, played.learner(1), played.params[0]), played.params[1])
 

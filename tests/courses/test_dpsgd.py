@@ -192,6 +192,26 @@ def test_the_weight_of_a_missing_neighbour_stays_with_the_receiver():
     assert {event.participants for event in played.told(RoundEnded, 0)} == {2}
 
 
+def test_a_group_of_moshpit_averages_without_who_is_away():
+    """Seat 1 of the grid 0 1 2 / 3 4 5 / 6 7 8 is gone: the others of its row and of its column average exactly."""
+
+    class Gone(Leaves):
+        async def run(self, node):
+            await node.meet([0, 2, 4, 7])
+
+    def recast(seat, roles):
+        return (Gone(roles[0].params),) if seat == 1 else roles
+
+    played = dpsgd(build("moshpit", 9), recast, train=STILL, rounds=2, missing="renormalise")
+    x = scattered(played)
+    played.play()
+    columns = np.stack([x[[seat, seat + 3, seat + 6]].mean(0) for seat in (0, 2)])  # rounds go by columns first
+    below = x[[4, 7]].mean(0)
+    np.testing.assert_allclose(ends(played)[[0, 2]], np.tile(columns.mean(0), (2, 1)), atol=1e-6)
+    np.testing.assert_allclose(ends(played)[[3, 5, 6, 8]], np.tile((columns.sum(0) + below) / 3, (4, 1)), atol=1e-6)
+    assert set(played.missing) == {(1, "seat 1"), (2, "seat 1")}
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("order", ["adapt", "combine"])
 def test_a_model_that_is_not_finite_is_left_out(value, order):
@@ -316,7 +336,7 @@ async def test_a_model_of_another_shape_is_refused(mixer):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("rounds", 0), ("evaluate_every", 0), ("order", "mix"), ("deadline_seconds", -1.0)],
+    [("rounds", 0), ("evaluate_every", 0), ("order", "mix"), ("missing", "nobody"), ("deadline_seconds", -1.0)],
 )
 def test_settings_that_cannot_be_are_refused_by_name(field, value):
     with pytest.raises(ConfigError, match=rf"^course\.{field} is "):

@@ -28,8 +28,8 @@ def epidemic(topology, recast=lambda seat, roles: roles, **more):
 class Noted(Spreader):
     """Notes whom it picks."""
 
-    def _picked(self, node, round):
-        found = super()._picked(node, round)
+    def _picked(self, node, seats, many, draw):
+        found = super()._picked(node, seats, many, draw)
         self.picks = [*getattr(self, "picks", []), [peer.seat for peer in found]]
         return found
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings, Server, Trainer
+from p2pfl.courses.hierarchical import HierarchicalSettings
 from p2pfl.courses.learner import seed_of
 from p2pfl.courses.messages import Finish, Finished, Train, Update
 from p2pfl.courses.rounds import ClientExcluded, ClientReadmitted
@@ -532,3 +533,41 @@ def test_a_course_that_had_ended_early_is_not_gone_on_with():
     server = Server(played.learner(0), played.settings, (1, 2))
     server.resume(state)
     assert run_virtual(server.lead(None)) == ended.reason
+
+
+@pytest.mark.parametrize("tuned", [0, 1])
+def test_unseen_clients_never_train_and_are_told_apart(tuned):
+    played = fedavg(clients=5, rounds=2, unseen=0.4, evaluate="both", finetune_epochs=tuned).play()
+    (server,) = played.world.seats[0].roles
+    unseen = server._clients.unseen
+    assert len(unseen) == 2
+    params = played.model.initial
+    for number in range(2):
+        found = [
+            fit(params, played.model, shard, played.train, seed_of(0, "fit", number, seat), number)
+            for seat, shard in played.shards.items() if seat not in unseen
+        ]  # fmt: skip
+        params = sum(each.params * each.num_examples for each in found) / sum(each.num_examples for each in found)
+    assert torch.allclose(played.params[0], params, atol=1e-6)
+    for name, seats in (("unseen", unseen), ("client", played.shards.keys() - unseen)):
+        found = [evaluate(played.params[seat], played.model, played.shards[seat]) for seat in seats]
+        mean = sum(each.accuracy * each.num_examples for each in found) / sum(each.num_examples for each in found)
+        assert played.metric(f"{name}_accuracy")[-1] == pytest.approx(mean)
+        assert len(played.metric(f"{name}_loss")) == 2
+
+
+def test_without_unseen_clients_nothing_is_told_of_them():
+    assert not fedavg(rounds=1, evaluate="clients").play().metric("unseen_accuracy")
+    one = fedavg(clients=1, rounds=1, unseen=0.9, evaluate="clients").play()
+    assert len(one.metric("client_accuracy")) == 1, "somebody has to train"
+
+
+def test_unseen_clients_have_to_be_evaluated():
+    with pytest.raises(ConfigError, match=r"course.unseen is 1; it must lie in \[0, 1\)"):
+        FedAvgSettings(unseen=1)
+    with pytest.raises(ConfigError, match=r"course.unseen is set, and clients are not evaluated; set course.evaluate"):
+        FedAvgSettings(unseen=0.2)
+    with pytest.raises(ConfigError, match=r"course.unseen is 0.2; with course.coordinator = 'elect' it must be"):
+        FedAvgSettings(unseen=0.2, evaluate="both", coordinator="elect")
+    with pytest.raises(ConfigError, match=r"course.unseen is set, and hierarchical has all clients train; leave it out"):
+        HierarchicalSettings(unseen=0.2, evaluate="both")

@@ -1,23 +1,20 @@
 """Asynchronous aggregation against a simulation by hand, and what ends a round."""
 
-import doctest
 import heapq
 from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-import p2pfl.courses.fedbuff
 from p2pfl.app.build import prepare
 from p2pfl.app.config import from_mapping
 from p2pfl.app.simulate import simulate
 from p2pfl.app.trial import Trial
 from p2pfl.courses.durable import RoundCommitted
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
-from p2pfl.courses.fedbuff import FEDASYNC, FEDBUFF, AsyncSettings, FedAsyncSettings, FedBuffSettings, Staleness
+from p2pfl.courses.fedbuff import FEDASYNC, FEDBUFF, AsyncSettings, FedAsyncSettings, FedBuffSettings
 from p2pfl.courses.learner import seed_of
+from p2pfl.courses.staleness import Staleness
 from p2pfl.errors import ConfigError
 from p2pfl.node.events import PeerLost, RoundEnded, RoundStarted, UpdateMissing
 from p2pfl.sim.devices import DeviceSpec
@@ -89,17 +86,6 @@ def test_that_waits_for_all_is_federated_averaging():
     settings = FedBuffSettings(rounds=5, goal=CLIENTS)
     plain = Played(FEDAVG, FedAvgSettings(rounds=5, evaluate="none"), build("star", CLIENTS + 1), devices=SPREAD).play()
     assert torch.allclose(played(settings).params[0], plain.params[0], atol=2e-5)
-
-
-@given(st.sampled_from(["polynomial", "hinge", "constant"]), st.floats(0, 20), st.floats(0, 20), st.integers(0, 500))
-def test_who_is_staler_keeps_no_more_and_who_is_not_keeps_all(kind, a, b, versions):
-    keeps = Staleness(kind, a, b)
-    assert keeps(0) == 1
-    assert 0 <= keeps(versions + 1) <= keeps(versions) <= 1
-
-
-def test_the_docstrings_are_true():
-    assert doctest.testmod(p2pfl.courses.fedbuff).failed == 0
 
 
 def test_a_round_ends_when_its_time_is_up_if_there_is_something():

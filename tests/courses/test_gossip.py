@@ -7,7 +7,9 @@ import torch
 from p2pfl.courses.adpsgd import ADPSGD, AdpsgdSettings
 from p2pfl.courses.dpsgd import DPSGD, DpsgdSettings
 from p2pfl.courses.gossip import CaughtUp, Pace, Pull, consensus_distance
+from p2pfl.courses.gossiplearning import GOSSIP_LEARNING, GossipLearningSettings
 from p2pfl.courses.pushsum import PUSHSUM, PushsumSettings
+from p2pfl.courses.swift import SWIFT, SwiftSettings
 from p2pfl.learn.evaluate import evaluate
 from p2pfl.learn.specs import PartitionSpec, TrainSpec
 from p2pfl.node.events import CourseEnded, RoundEnded
@@ -22,6 +24,8 @@ COURSES = {
     "dpsgd": (DPSGD, DpsgdSettings, {}),
     "dpsgd, deadline": (DPSGD, DpsgdSettings, {"deadline_seconds": 2.0}),
     "adpsgd": (ADPSGD, AdpsgdSettings, {"patience_seconds": 3.0}),
+    "gossip-learning": (GOSSIP_LEARNING, GossipLearningSettings, {"period_seconds": 1.0, "account": "randomized"}),
+    "swift": (SWIFT, SwiftSettings, {}),
     "pushsum": (PUSHSUM, PushsumSettings, {}),
     "pushsum, deadline": (PUSHSUM, PushsumSettings, {"deadline_seconds": 2.0}),
     "pushsum, free": (PUSHSUM, PushsumSettings, {"pace": "free"}),
@@ -106,11 +110,12 @@ def test_models_that_are_not_finite_have_no_distance():
 # -- partitions --------------------------------------------------------------------------------------------------------
 
 
-BY_SILENCE = [name for name in COURSES if name not in ("dpsgd", "pushsum")]  # without a deadline these two need pings
+MEETING = [name for name in COURSES if name != "swift"]  # there, who is slower is alone in the end
+BY_SILENCE = [name for name in MEETING if name not in ("dpsgd", "pushsum")]  # without a deadline these two need pings
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [*((name, LIVELY) for name in COURSES), *((name, None) for name in BY_SILENCE)]
+    ("name", "settings"), [*((name, LIVELY) for name in MEETING), *((name, None) for name in BY_SILENCE)]
 )
 def test_both_sides_of_a_partition_go_on_and_come_together_after_it(name, settings):
     """0 1 2 and 3 4 5 of a ring, apart from second 10 to 40."""
@@ -225,7 +230,7 @@ def test_a_node_that_goes_on_from_its_state_is_heard_again(name):
     assert rounds_of(played, 1, 7)[0][1] >= int(kept[0]["round"]) + 1
 
 
-@pytest.mark.parametrize("name", [name for name in COURSES if name not in ("adpsgd", "pushsum, free")])
+@pytest.mark.parametrize("name", [name for name in COURSES if name not in ("adpsgd", "swift", "pushsum, free")])
 def test_a_node_that_was_cut_off_for_long_goes_on_where_its_neighbours_are(name):
     played = gossip(name, 40)
 

@@ -30,7 +30,7 @@ class Counting(Training):
         up = torch.cat((params + 1, torch.tensor([float(learner.seat), float(self.rounds), float(note[0])])))
         return Trained(up, 1, 0.0)
 
-    def personal(self, learner, params):
+    async def personal(self, learner, params):
         return params * 0 + self.rounds
 
     def state(self):

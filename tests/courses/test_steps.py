@@ -25,6 +25,12 @@ def test_models_that_were_trained_are_mixed():
     assert not steps.state()
 
 
+def test_the_weight_of_what_does_not_come_stays_or_is_shared():
+    row = {1: 0.25, 2: 0.25}
+    assert Adapt(None).received(row, {1}) == {1: 0.25}
+    assert Combine(None, "renormalise").received(row, {1}) == {1: pytest.approx(1 / 3)}
+
+
 def test_models_that_training_began_with_are_mixed():
     steps = Combine(None)
     assert steps.give(X, Y) is X

@@ -74,6 +74,16 @@ def test_what_a_module_draws_is_seeded_and_leaves_the_global_generator_alone() -
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+def test_other_weights_to_begin_with_are_those_of_another_seed() -> None:
+    data = load_dataset(DataSpec(subsample=0.1), 0)
+    model = build_model(ModelSpec("mlp"), data, 0)
+    before = model.initial.clone()
+    other = model.redrawn(7)
+    assert torch.equal(other, model.redrawn(7)) and not torch.equal(other, model.redrawn(8))
+    assert torch.equal(other, build_model(ModelSpec("mlp"), data, 7).initial)
+    assert torch.equal(model.initial, before)
+
+
 def test_copies_can_be_used_at_the_same_time() -> None:
     model = build_model(ModelSpec(name="logistic"), dataset(), 0)
     twin = model.copy()

@@ -19,7 +19,7 @@ from p2pfl.courses.dpsgd import DPSGD, Mixer
 from p2pfl.courses.durable import RoundCommitted
 from p2pfl.courses.fedavg import FEDAVG, Server, Trainer
 from p2pfl.courses.mass import Purse, Share
-from p2pfl.courses.messages import Finish, Train, Update
+from p2pfl.courses.messages import Train, Update
 from p2pfl.courses.pushsum import PUSHSUM, Pusher
 from p2pfl.errors import ConfigError
 from p2pfl.journal.certificate import Certificate
@@ -167,10 +167,11 @@ def test_i8_sees_a_task_that_is_left_and_an_error_that_nobody_has_heard() -> Non
 
 
 class KeepsItsOwn(Trainer):
-    @Finish.handler
-    async def finish(self, message: Finish, peer: Any) -> None:
-        await super().finish(message, peer)
-        self.params = self.params + peer.node.seat
+    """Ends with another model than it was given."""
+
+    async def run(self, node: Any) -> None:
+        await super().run(node)
+        self.params = self.params + node.seat
 
 
 def test_i9_sees_models_that_differ() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 
 import pytest
 
 from p2pfl.sim.loop import VirtualLoop
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's default, a thread for each core, makes small models slow
 
 
 def pytest_asyncio_loop_factories(

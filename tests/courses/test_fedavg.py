@@ -569,5 +569,5 @@ def test_unseen_clients_have_to_be_evaluated():
         FedAvgSettings(unseen=0.2)
     with pytest.raises(ConfigError, match=r"course.unseen is 0.2; with course.coordinator = 'elect' it must be"):
         FedAvgSettings(unseen=0.2, evaluate="both", coordinator="elect")
-    with pytest.raises(ConfigError, match=r"course.unseen is set, and hierarchical has all clients train; leave it out"):
+    with pytest.raises(ConfigError, match=r"course.unseen is set, and hierarchical has all clients train"):
         HierarchicalSettings(unseen=0.2, evaluate="both")

@@ -21,6 +21,7 @@ import orjson
 
 from p2pfl.app.build import Setup
 from p2pfl.app.cli import main
+from p2pfl.app.config import to_mapping
 from p2pfl.compute.inline import Inline
 from p2pfl.courses.course import HoldsModel, Resumes, RoleState
 from p2pfl.learn.params import model_hash
@@ -81,8 +82,9 @@ async def _played(
     compute, nodes, roles = Inline(), [], []
     for seat in range(setup.topology.n):
         played = setup.roles(seat, compute, pause)
-        for role, state in zip((role for role in played if isinstance(role, Resumes)), states.get(seat, ())):
-            role.resume(state)
+        if seat in states:
+            for role, state in zip(_resuming(played), states[seat], strict=True):
+                role.resume(state)
         members = register.membership(seat)
         transport = network.transport(members.own.id)
         nodes.append(Node(*played, transport=transport, listen=members.own.id, members=members))
@@ -101,9 +103,11 @@ async def _played(
                         lives[lost].cancel()
                         break
     found: Hashes = [None if seat == lost else _hash(played) for seat, played in enumerate(roles)]
-    return found, {
-        seat: [role.state() for role in played if isinstance(role, Resumes)] for seat, played in enumerate(roles)
-    }
+    return found, {seat: [role.state() for role in _resuming(played)] for seat, played in enumerate(roles)}
+
+
+def _resuming(roles: Sequence[object]) -> list[Resumes]:
+    return [role for role in roles if isinstance(role, Resumes)]
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
@@ -172,7 +176,7 @@ class Hosted:
 def on_hosts(setup: Setup, home: Path, lost: int | None = None, again: int | None = None) -> Hashes:
     """Between processes; after the first round the seat `lost` is killed, or the seat `again` killed and restarted."""
     course = home / "course.json"
-    course.write_bytes(orjson.dumps(_mapping(setup)))
+    course.write_bytes(orjson.dumps(to_mapping(setup.config)))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -191,9 +195,3 @@ def on_hosts(setup: Setup, home: Path, lost: int | None = None, again: int | Non
         if lost is not None:
             nodes[lost].kill()
         return [None if seat == lost else node.end() for seat, node in enumerate(nodes)]
-
-
-def _mapping(setup: Setup) -> dict[str, Any]:
-    from p2pfl.app.config import to_mapping  # noqa: PLC0415
-
-    return to_mapping(setup.config)

@@ -46,12 +46,14 @@ from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG
 from p2pfl.courses.pens import PENS
 from p2pfl.courses.perfedavg import PERFEDAVG
 from p2pfl.courses.pfedme import PFEDME
+from p2pfl.courses.plexus import PLEXUS
 from p2pfl.courses.pushsum import PUSHSUM
 from p2pfl.courses.qfedavg import QFEDAVG
 from p2pfl.courses.qgm import QGM
 from p2pfl.courses.relaysgd import RELAYSGD
 from p2pfl.courses.scaffold import SCAFFOLD
 from p2pfl.courses.swift import SWIFT
+from p2pfl.courses.teleportation import TELEPORTATION
 from p2pfl.errors import ConfigError
 from p2pfl.learn.compression import CompressSpec
 from p2pfl.learn.specs import DataSpec, ModelSpec, Option, PartitionSpec, TrainSpec
@@ -92,6 +94,8 @@ COURSES: Mapping[str, Course] = {
         PENS,
         SWIFT,
         RELAYSGD,
+        PLEXUS,
+        TELEPORTATION,
         FEDBUFF,
         FEDASYNC,
         FEDPROX,

@@ -73,6 +73,7 @@ class Course:
     sleepers: Callable[[Topology, Any], Collection[int]] = lambda topology, settings: ()
     """Seats that only answer what they are asked, and keep nothing in between: a simulation need not hold them."""
     compresses: bool = False  # whether it does what the table [compress] asks for
+    rotates: bool = False  # whether each round is led, and told of, by another seat
     elected: tuple[type, ...] = ()  # every role that `play` may give where the settings have the coordinator elected
 
     def cast(self, settings: Any = None) -> tuple[type, ...]:

@@ -67,6 +67,8 @@ COURSES = {
         "topology": {"family": "hierarchy", "n": 7, "parameters": {"edges": 2}},
     },
     "dpsgd": {"course": {"name": "dpsgd"}, "topology": {"family": "one-peer-exponential", "n": 4}},
+    "plexus": {"course": {"name": "plexus", "sample": 2}, "topology": {"family": "full", "n": 5}},
+    "teleportation": {"course": {"name": "teleportation", "sample": 3}, "topology": {"family": "full", "n": 5}},
     "pushsum": {"course": {"name": "pushsum"}, "topology": {"family": "exponential", "n": 5}},
     "d2": {"course": {"name": "d2"}, "topology": {"family": "ring", "n": 4}},
     "gradtrack": {"course": {"name": "gradtrack"}, "topology": {"family": "ring", "n": 4}},

@@ -43,8 +43,8 @@ from p2pfl.courses.gradtrack import GRADTRACK
 from p2pfl.courses.hierarchical import HIERARCHICAL
 from p2pfl.courses.ifca import IFCA
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG
-from p2pfl.courses.perfedavg import PERFEDAVG
 from p2pfl.courses.pens import PENS
+from p2pfl.courses.perfedavg import PERFEDAVG
 from p2pfl.courses.pfedme import PFEDME
 from p2pfl.courses.pushsum import PUSHSUM
 from p2pfl.courses.qfedavg import QFEDAVG

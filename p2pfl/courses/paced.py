@@ -105,8 +105,10 @@ class Paced(Gossiping, ABC):
 
     async def _behind(self, node: Node) -> Lead | None:
         """Where a neighbour is, if all that we can hear are rounds ahead."""
+        if self._round >= self._stop or not self._pace.anybody_beyond(self._round):
+            return None  # as nearly always: then nobody's link is looked at
         audible = [seat for seat in self._neighbors if node.hears(seat)]
-        if self._round >= self._stop or not self._pace.is_beyond(audible, self._round):
+        if not self._pace.is_beyond(audible, self._round):
             return None
         return await catch_up(node, self._learner, audible, self._round)
 

@@ -68,6 +68,10 @@ COURSES = {
     },
     "dpsgd": {"course": {"name": "dpsgd"}, "topology": {"family": "one-peer-exponential", "n": 4}},
     "pushsum": {"course": {"name": "pushsum"}, "topology": {"family": "exponential", "n": 5}},
+    "private": {
+        "course": {"name": "qgm", "private": ["*.bias"]},
+        "topology": {"family": "ring", "n": 4},
+    },
     "d2": {"course": {"name": "d2"}, "topology": {"family": "ring", "n": 4}},
     "gradtrack": {"course": {"name": "gradtrack"}, "topology": {"family": "ring", "n": 4}},
     "qgm": {"course": {"name": "qgm"}, "topology": {"family": "ring", "n": 4}},

@@ -30,8 +30,8 @@ from p2pfl.courses.gradtrack import GRADTRACK, GradtrackSettings
 from p2pfl.courses.hierarchical import HIERARCHICAL, HierarchicalSettings
 from p2pfl.courses.ifca import IFCA, IfcaSettings
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG, FedBnSettings, FedPerSettings, LgFedAvgSettings
-from p2pfl.courses.perfedavg import PERFEDAVG, PerFedAvgSettings
 from p2pfl.courses.pens import PENS, PensSettings
+from p2pfl.courses.perfedavg import PERFEDAVG, PerFedAvgSettings
 from p2pfl.courses.pfedme import PFEDME, PFedMeSettings
 from p2pfl.courses.pushsum import PUSHSUM, PushsumSettings
 from p2pfl.courses.qfedavg import QFEDAVG, QFedAvgSettings

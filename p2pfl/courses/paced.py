@@ -68,7 +68,7 @@ class Paced(Gossiping, ABC):
             await self._play(node, self._round)
             lead = await self._behind(node)
         self._through.set()
-        await part(node, self._neighbors, self._settings.rejoin_seconds, all_of_them=False)
+        await self._part(node)
         self._end(node)
 
     def state(self) -> RoleState:
@@ -76,6 +76,10 @@ class Paced(Gossiping, ABC):
 
     def resume(self, state: RoleState) -> None:
         self.params, self._round = as_tensor(state["params"]), int(state["round"])
+
+    async def _part(self, node: Node) -> None:
+        """We are through, and the others do not need us, but for those who were cut off a short while ago."""
+        await part(node, self._neighbors, self._settings.rejoin_seconds, all_of_them=False)
 
     @abstractmethod
     async def _play(self, node: Node, round: int) -> None:

@@ -53,6 +53,7 @@ COURSES: Mapping[str, Line] = {
     "pooled": Line("star", 4),
     "hierarchical": Line("hierarchy", 7, {}, {"topology": {"parameters": {"edges": 2}}}),
     "dpsgd": Line("one-peer-exponential", 4),
+    "dpsgd, private": Line("ring", 4, {"private": ["1.bias"]}),
     "d2": Line("ring", 4),
     "gradtrack": Line("ring", 4),
     "qgm": Line("ring", 4),
@@ -61,6 +62,11 @@ COURSES: Mapping[str, Line] = {
     "choco": Line("ring", 4, {"restart_every": 3}, UP),
     "deepsqueeze": Line("ring", 4, {}, {"compress": {"up": {"values": "qsgd"}}}),
     "epidemic": Line("full", 4, {"fanout": 2}, in_step=False),
+    "gossip-learning": Line("full", 4, {"account": "randomized", "period_seconds": 0.5}, UNEQUAL, in_step=False),
+    "pens": Line(
+        "full", 4, {"selection_rounds": 2, "candidates": 2, "best": 1, "wait_seconds": 0.5}, UNEQUAL, in_step=False
+    ),
+    "swift": Line("ring", 4, {}, UNEQUAL, in_step=False),
     "pushsum": Line("exponential", 5),
     "adpsgd": Line("ring", 4, {}, UNEQUAL, in_step=False),
 }

@@ -37,6 +37,7 @@ from p2pfl.courses.gossip import (
 )
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.parts import Parts
+from p2pfl.courses.private import keeping
 from p2pfl.courses.steps import Adapt, Combine, Steps
 from p2pfl.courses.watch import Watch
 from p2pfl.errors import ConfigError, RemoteProtocolError
@@ -72,11 +73,18 @@ class MixingSettings(GossipSettings):
 
     deadline_seconds: float = 0.0
     """After training, a round waits so long, and mixes what has come; 0: it waits for all who are linked."""
+    private: tuple[str, ...] = ()
+    """Tensors of the model that never leave a node, as patterns of their names, such as `["head.*"]`. Each node's model
+    is then measured on its own examples, too: on those of partition.holdout, if there are any."""
 
     def __post_init__(self) -> None:
         GossipSettings.__post_init__(self)
         if self.deadline_seconds < 0:
             raise ConfigError(f"course.deadline_seconds is {self.deadline_seconds}; it must not be negative")
+
+    @property
+    def is_personal(self) -> bool:
+        return bool(self.private)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +180,9 @@ class Mixer(Gossiping):
         self.params, self._round = as_tensor(state["params"]), int(state["round"])
         self._steps.resume(state)
 
+    def _public(self) -> Tensor:
+        return self._steps.public(self.params)
+
     async def _play(self, node: Node, round: int) -> None:
         node.emit(RoundStarted(round + 1, 1))
         steps, before = self._steps, self.params
@@ -199,7 +210,7 @@ class Mixer(Gossiping):
         return await catch_up(node, self._learner, audible, self._round)
 
     def _follow(self, lead: Lead) -> None:
-        self._round, self.params = lead.round, lead.params
+        self._round, self.params = lead.round, self._steps.adopt(self.params, lead.params)
         self._steps.restart()
         for old in [round for round in self._mailbox if round < self._round]:
             del self._mailbox[old]
@@ -357,7 +368,8 @@ def _play(place: Place) -> tuple[object, ...]:
     steps = kind(place.learner.parts, place.settings.missing)
     neighbors = neighborhood(place.topology, place.seat)
     watch = Watch(place.seat, neighbors, place.journal) if place.settings.signed else None
-    mixer = Mixer(place.learner, place.settings, place.topology, place.stop, place.journal, watch, steps)
+    kept = keeping(steps, place)
+    mixer = Mixer(place.learner, place.settings, place.topology, place.stop, place.journal, watch, kept)
     return (mixer,) if watch is None else (mixer, watch)
 
 
@@ -386,7 +398,8 @@ def mixing(
     """
 
     def play(place: Place) -> tuple[object, ...]:
-        return (Mixer(place.learner, place.settings, place.topology, place.stop, place.journal, steps=steps(place)),)
+        kept = keeping(steps(place), place)
+        return (Mixer(place.learner, place.settings, place.topology, place.stop, place.journal, steps=kept),)
 
     return Course(name, settings, (Mixer,), play, _everybody, family, needs, compresses=compresses)
 

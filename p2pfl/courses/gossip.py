@@ -77,6 +77,11 @@ class GossipSettings:
             if getattr(self, name) < 1:
                 raise ConfigError(f"course.{name} is {getattr(self, name)}; it must be at least 1")
 
+    @property
+    def is_personal(self) -> bool:
+        """Whether each node's model is meant for its own examples, and measured on them, too."""
+        return False
+
     def is_due(self, seat: int, round: int) -> bool:
         """Whether this seat evaluates after this round (from 0)."""
         chosen = self.evaluators < 0 or seat < self.evaluators
@@ -90,6 +95,10 @@ class GossipSettings:
         if self.is_due(learner.seat, round) and learner.test is not None:
             evaluation = await learner.evaluate(params, learner.test)
             found |= {"accuracy": evaluation.accuracy, "loss": number(evaluation.loss)}
+        own = learner.validation or learner.shard
+        if self.is_personal and self.is_due(learner.seat, round) and own is not None:
+            evaluation = await learner.evaluate(params, own)
+            found |= {"own_accuracy": evaluation.accuracy, "own_loss": number(evaluation.loss)}
         return {name: value for name, value in found.items() if value is not None}
 
 
@@ -342,10 +351,14 @@ class Gossiping:
         if self._stop == self._settings.rounds:
             node.emit(CourseEnded(self._stop, f"all {self._stop} rounds are done"))
 
+    def _public(self) -> Tensor:
+        """The model that a neighbour goes on with that comes late."""
+        return self.params
+
     @Pull.handler
     async def pull(self, ask: Pull, peer: Peer) -> Pulled:
         require_seat(peer, *self._neighbors)
-        return ask.answer(self._learner, self._round, self.params, over=self._round >= self._stop)
+        return ask.answer(self._learner, self._round, self._public(), over=self._round >= self._stop)
 
     @Release.handler
     async def release(self, ask: Release, peer: Peer) -> Released:

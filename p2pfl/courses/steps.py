@@ -65,6 +65,12 @@ class Steps(Protocol):
     def shown(self, vector: Tensor) -> Tensor:
         """The model in what a node gives: for the distance between nodes."""
 
+    def public(self, params: Tensor) -> Tensor:
+        """What of our model is given to a neighbour that comes late, and goes on with it; as long as the model."""
+
+    def adopt(self, params: Tensor, theirs: Tensor) -> Tensor:
+        """The model to go on with where a neighbour is: of ours, and of what it has given as `public`."""
+
     def restart(self) -> None:
         """Begin anew, with the model of a neighbour: forget what belongs to one's own path."""
 
@@ -111,6 +117,12 @@ class Adapt:
 
     def shown(self, vector: Tensor) -> Tensor:
         return vector
+
+    def public(self, params: Tensor) -> Tensor:
+        return params
+
+    def adopt(self, params: Tensor, theirs: Tensor) -> Tensor:
+        return theirs
 
     def restart(self) -> None:
         return None

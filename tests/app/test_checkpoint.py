@@ -70,6 +70,10 @@ COURSES = {
     "plexus": {"course": {"name": "plexus", "sample": 2}, "topology": {"family": "full", "n": 5}},
     "teleportation": {"course": {"name": "teleportation", "sample": 3}, "topology": {"family": "full", "n": 5}},
     "pushsum": {"course": {"name": "pushsum"}, "topology": {"family": "exponential", "n": 5}},
+    "private": {
+        "course": {"name": "qgm", "private": ["*.bias"]},
+        "topology": {"family": "ring", "n": 4},
+    },
     "d2": {"course": {"name": "d2"}, "topology": {"family": "ring", "n": 4}},
     "gradtrack": {"course": {"name": "gradtrack"}, "topology": {"family": "ring", "n": 4}},
     "qgm": {"course": {"name": "qgm"}, "topology": {"family": "ring", "n": 4}},

@@ -59,6 +59,7 @@ COURSES: Mapping[str, Line] = {
     "pooled": Line("star", 4),
     "hierarchical": Line("hierarchy", 7, {}, {"topology": {"parameters": {"edges": 2}}}),
     "dpsgd": Line("one-peer-exponential", 4),
+    "dpsgd, private": Line("ring", 4, {"private": ["1.bias"]}),
     "d2": Line("ring", 4),
     "gradtrack": Line("ring", 4),
     "qgm": Line("ring", 4),
@@ -69,9 +70,11 @@ COURSES: Mapping[str, Line] = {
     "deepsqueeze": Line("ring", 4, {}, {"compress": {"up": {"values": "qsgd"}}}),
     "epidemic": Line("full", 4, {"fanout": 2, "wait_seconds": 0.1}, in_step=False),
     "pushsum": Line("exponential", 5),
-    "gossip-learning": Line("full", 4, {"period_seconds": 0.05}, in_step=False),
-    "pens": Line("full", 4, {"wait_seconds": 0.1}, in_step=False),
-    "swift": Line("ring", 4, in_step=False),
+    "gossip-learning": Line("full", 4, {"account": "randomized", "period_seconds": 0.1}, UNEQUAL, in_step=False),
+    "pens": Line(
+        "full", 4, {"selection_rounds": 2, "candidates": 2, "best": 1, "wait_seconds": 0.1}, UNEQUAL, in_step=False
+    ),
+    "swift": Line("ring", 4, {}, UNEQUAL, in_step=False),
     "adpsgd": Line("ring", 4, {}, UNEQUAL, in_step=False),
 }
 

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from p2pfl.app.config import COURSES, Config, TopologySpec
+from p2pfl.compute.inline import Inline
 from p2pfl.compute.job import Compute
 from p2pfl.courses.course import Course, Place, Resumes
+from p2pfl.courses.fedavg import Trainer
 from p2pfl.courses.learner import Learner
 from p2pfl.errors import ConfigError, require
 from p2pfl.journal.journal import Journal
+from p2pfl.learn.arrays import Laid
 from p2pfl.learn.data import Dataset, Shard, load_dataset
 from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.partition import partition
@@ -72,6 +75,18 @@ class Setup:
     def tier(self) -> Tier:
         """How the model is trained, and why not in a faster way."""
         return tier_of(self.model, self.config.train)
+
+    @property
+    def plain_layout(self) -> Laid:
+        """How models lie in their vector, where a client does no more than to train from what seat 0 sends; else empty.
+
+        That much can be done without torch: see p2pfl/courses/arrays.py.
+        """
+        seat = next(iter(self.course.learners(self.topology.union)))
+        match self.roles(seat, Inline()):
+            case (Trainer(only_trains=True, server=0),):
+                return self.model.layout.schema
+        return ()
 
     def learner(self, seat: int, compute: Compute) -> Learner:
         """The learning of one seat."""

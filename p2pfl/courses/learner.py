@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from p2pfl.compute.job import Compute, EvaluateJob, FitJob
 from p2pfl.courses.parts import Parts
+from p2pfl.courses.seeds import seed_of
 from p2pfl.errors import ComputeError, P2pflError
 from p2pfl.learn.data import Shard
 from p2pfl.learn.evaluate import Evaluation
@@ -22,16 +22,6 @@ from p2pfl.wire.tensor import Schema, Tensors
 __all__ = ["Learner", "seed_of"]
 
 _LARGE = 1 << 18  # numbers, which take a millisecond to hash
-
-
-def seed_of(*parts: object) -> int:
-    """A 63-bit seed that depends on all parts and is the same on every host.
-
-    >>> seed_of(1, "round", 2) == seed_of(1, "round", 2) != seed_of(1, "round", 3)
-    True
-    """
-    text = "/".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8, person=b"p2pfl-seed").digest()) >> 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,7 +26,6 @@ Equal arguments have to give equal bytes, or a run cannot be repeated.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -36,7 +35,7 @@ from torch import Tensor
 
 from p2pfl.errors import ConfigError
 from p2pfl.learn.batches import Work
-from p2pfl.learn.lookup import load_callable
+from p2pfl.learn.lookup import load_callable, taken
 from p2pfl.learn.memory import duplicate
 from p2pfl.learn.train import Fit, FitResult
 
@@ -49,18 +48,7 @@ _OFFERED = ("params", "model", "shard", "spec", "seed", "round", "drift")
 def own_function(path: str) -> tuple[Callable[..., Any], tuple[str, ...]]:
     """What `train.function` names, and what it takes. Raises ConfigError for what cannot be had or called."""
     function = load_callable("train.function", path)
-    try:
-        taken = inspect.signature(function).parameters.values()
-    except ValueError as error:
-        raise ConfigError(f"train.function {path!r} is a built-in; it must be a function of your own") from error
-    for parameter in taken:
-        known = parameter.name in _OFFERED and parameter.kind is not parameter.POSITIONAL_ONLY
-        if not known and parameter.default is parameter.empty:
-            raise ConfigError(
-                f"train.function {path!r} takes {str(parameter)!r}, which it is not given; "
-                f"it can have {', '.join(_OFFERED)}"
-            )
-    return function, tuple(parameter.name for parameter in taken if parameter.name in _OFFERED)
+    return function, taken(f"train.function {path!r}", function, _OFFERED)
 
 
 def fit_by_own(work: Fit) -> FitResult:
@@ -69,16 +57,16 @@ def fit_by_own(work: Fit) -> FitResult:
     Raises ConfigError if it gives something else than it has to, and whatever it raises.
     """
     path = work.spec.function
-    function, taken = own_function(path)
-    if work.drift is not None and "drift" not in taken:
+    function, names = own_function(path)
+    if work.drift is not None and "drift" not in names:
         raise ConfigError(f"train.function {path!r} does not take drift, which this course needs; add it to gradients")
     if work.memory is not None:
         raise ConfigError(
             f"train.function {path!r} trains in its own way, and what its optimizer remembers is not carried on; set "
             "course.carry to false"
         )
-    offered = {name: getattr(work, name) for name in taken} | (
-        {"params": duplicate(work.params)} if "params" in taken else {}
+    offered = {name: getattr(work, name) for name in names} | (
+        {"params": duplicate(work.params)} if "params" in names else {}
     )
     found = function(**offered)
     if not isinstance(found, FitResult):

@@ -360,7 +360,8 @@ class Trainer:
         self._learner = learner
         self._rule = averaging(learner) if rule is None else rule
         self._served = self._rule.served or learner.parts
-        self._final: Tensor = self.params  # what is served in the end
+        self._final: Tensor = self.params  # what is served in the end, after so many rounds
+        self._rounds = 0
         self._outbox = Outbox(learner, self._rule, Durable(journal))
         self._over = asyncio.Event()
 
@@ -377,7 +378,7 @@ class Trainer:
                 await self._over.wait()
         finally:
             self._outbox.close()
-        self.params = await self._outbox.local.personal(self._learner, self._final)  # the server waits no more
+        self.params = await self._outbox.local.personal(self._learner.at(self._rounds), self._final)  # the server waits no more
 
     def state(self) -> RoleState:
         """What its half remembers; nothing else of it lasts from round to round."""
@@ -395,12 +396,12 @@ class Trainer:
     @Evaluate.handler
     async def evaluate(self, ask: Evaluate, peer: Peer) -> Score:
         require_seat(peer, self.server)
-        return await score(self._learner, self._outbox.local, self._served.vector(ask.params))
+        return await score(self._learner, self._outbox.local, self._served.vector(ask.params), ask.round)
 
     @Finish.handler
     async def finish(self, ask: Finish, peer: Peer) -> Finished:
         require_seat(peer, self.server)
-        self._final = self._served.vector(ask.params)
+        self._final, self._rounds = self._served.vector(ask.params), ask.rounds
         self._over.set()
         return Finished()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -36,6 +36,7 @@ class Learner:
     shard: Shard | None = None  # the examples of this seat; a coordinator has none
     validation: Shard | None = None  # examples of this seat that it does not train on
     test: Shard | None = None  # the course's test part, where this seat has it
+    own_test: Shard | None = None  # this seat's share of it, where it is dealt
     parts: Parts = field(init=False)
     """What a model is sent as."""
 
@@ -54,6 +55,14 @@ class Learner:
     def vector(self, tensors: Tensors, *, finite: bool = True) -> Tensor:
         """A received model; see Parts."""
         return self.parts.vector(tensors, finite=finite)
+
+    def at(self, round: int) -> Learner:
+        """This one with its examples as they are in a round, from 0: they may change over time."""
+        if self.shard is None or self.shard.at(round) is self.shard:
+            return self
+        parts = (part and part.at(round) for part in (self.shard, self.validation, self.own_test))
+        shard, validation, own_test = parts
+        return replace(self, shard=shard, validation=validation, own_test=own_test)
 
     async def digest(self, vector: Tensor) -> str:
         """See model_hash; a large vector keeps the loop waiting for no longer than a small one."""
@@ -81,7 +90,7 @@ class Learner:
         """
         assert self.shard is not None, "only seats with examples train"
         spec, seed = train or self.train, seed_of(self.seed, use, round, self.seat)
-        job, limit = FitJob(params, self.model, self.shard, spec, seed, round, drift, memory), spec.limit_seconds
+        job, limit = FitJob(params, self.model, self.shard.at(round), spec, seed, round, drift, memory), spec.limit_seconds
         watchdog = asyncio.timeout(limit or None)
         try:
             async with watchdog:

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from p2pfl.errors import ConfigError, MissingPackage
-from p2pfl.learn.files import find_idx, read_image_folder, read_npz
+from p2pfl.learn.files import find_idx, find_parts, read_image_folder, read_npz
 from p2pfl.learn.lookup import unknown
 from p2pfl.learn.shift import Shift
 from p2pfl.learn.specs import DataSpec
 from p2pfl.learn.tables import read_csv
 from p2pfl.learn.texts import Windows, read_plays
 
-__all__ = ["SOURCES", "Dataset", "Shard", "load_dataset"]
+__all__ = ["SOURCES", "Dataset", "Shard", "largest_remainder", "load_dataset"]
 
 _FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 _SPLIT, _SUBSAMPLE = 1, 2  # one random stream for each purpose
@@ -80,6 +80,18 @@ class Shard:
     indices: Tensor  # int64 rows of the data set
     shift: Shift | None = None
 
+    def at(self, round: int) -> Shard:
+        """This shard as it is in a round, from 0: its shift may set in over time."""
+        if self.shift is None or self.shift.onset == 0:
+            return self
+        return replace(self, shift=self.shift.at(round))
+
+    @property
+    def labels(self) -> Tensor:
+        """(examples,) the targets, as this client calls them."""
+        y = self.dataset.y[self.indices]
+        return y if self.shift is None else self.shift.relabel(y)
+
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -90,14 +102,24 @@ class Shard:
         x, y = self.dataset.batch(self.indices)
         rows = torch.arange(len(self.indices))
         small = replace(
-            self.dataset, x=self.shift.apply(x), y=y, train_indices=rows, test_indices=rows[:0], groups=None
+            self.dataset,
+            x=self.shift.apply(x),
+            y=self.shift.relabel(y),
+            train_indices=rows,
+            test_indices=rows[:0],
+            groups=None,
         )
         return Shard(small, rows)
 
-    def split(self, share: float, seed: int) -> tuple[Shard, Shard]:
-        """Two shards, the second with `share` of the examples, drawn by seed: a client's own validation part."""
+    def split(self, share: float, seed: int, *, by_class: bool = False) -> tuple[Shard, Shard]:
+        """Two shards, the second with `share` of the examples, drawn by seed: a client's own validation part.
+
+        `by_class`: with `share` of each class, to within one example.
+        """
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         cut = len(self) - round(share * len(self))
+        if by_class and self.dataset.classes:
+            order = order[torch.from_numpy(_spread(self.dataset.y[self.indices[order]].numpy(), len(self) - cut))]
         first, second = order[:cut].sort().values, order[cut:].sort().values
         return replace(self, indices=self.indices[first]), replace(self, indices=self.indices[second])
 
@@ -261,8 +283,16 @@ def _idx_folder(folder: Path) -> Dataset:
 
 
 def _image_folder(folder: Path, spec: DataSpec) -> Dataset:
-    pixels, labels, classes = read_image_folder(folder, spec.image_size, colour=spec.colour)
-    return _whole(folder.name, torch.from_numpy(pixels).float().div_(255), torch.from_numpy(labels), classes)
+    """Sub-folders of images by class; or `train` and `test` (or `val`), with such sub-folders in each."""
+    of_train, of_test = find_parts(folder)
+    train = read_image_folder(of_train, spec.image_size, colour=spec.colour)
+    parts = [train]
+    if of_test is not None:
+        parts.append(read_image_folder(of_test, spec.image_size, colour=spec.colour, classes=train.classes))
+    x = torch.from_numpy(np.concatenate([part.pixels for part in parts])).float().div_(255)
+    y = torch.from_numpy(np.concatenate([part.labels for part in parts]))
+    rows, size = torch.arange(len(x)), len(train.pixels)
+    return Dataset(folder.name, x, y, train.classes, rows[:size], rows[size:])
 
 
 def _whole(name: str, x: Tensor, y: Tensor, classes: tuple[str, ...]) -> Dataset:
@@ -281,6 +311,28 @@ def _split(dataset: Dataset, share: float, seed: int) -> Dataset:
     held_out = place < np.repeat(np.rint(counts * share), counts)
     train, test = np.sort(order[~held_out]), np.sort(order[held_out])
     return replace(dataset, train_indices=torch.from_numpy(train), test_indices=torch.from_numpy(test))
+
+
+def largest_remainder(exact: npt.NDArray[np.float64], total: int) -> npt.NDArray[np.int64]:
+    """Whole numbers near `exact`, which add up to `total`, as `exact` does.
+
+    >>> largest_remainder(np.array([1.6, 1.6, 0.8]), 4).tolist()
+    [2, 1, 1]
+    """
+    given = np.floor(exact).astype(np.int64)
+    largest = np.argsort(given - exact, kind="stable")[: total - int(given.sum())]
+    given[largest] += 1
+    return given
+
+
+def _spread(labels: npt.NDArray[np.int64], last: int) -> npt.NDArray[np.int64]:
+    """An order of places in which the `last` ones have all labels in proportion."""
+    _, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    wanted = largest_remainder(counts * np.float64(last / max(len(labels), 1)), last)
+    order = np.argsort(numbers, kind="stable")
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # of each among those of its label
+    later = place >= np.repeat(counts - wanted, counts)
+    return np.concatenate([order[~later], order[later]])
 
 
 def _subsample(indices: Tensor, share: float, rng: np.random.Generator) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from p2pfl.errors import ConfigError
+from p2pfl.learn import arrays
 from p2pfl.learn.arrays import ArrayLayout, vector_hash
 from p2pfl.learn.params import Layout, model_hash
 
@@ -19,9 +22,9 @@ def test_arrays_lie_where_torch_has_them(channels: int, width: int, kernel: int,
     module = nn.Sequential(nn.Conv2d(channels, width, kernel), nn.BatchNorm2d(width), nn.Linear(3, width))
     layout = Layout.of(module, channels_last=channels_last)
     flat = torch.rand(layout.numel)
-    arrays = ArrayLayout(layout.schema)
-    assert arrays.numel == layout.numel
-    found = arrays.views(flat.numpy())
+    same = ArrayLayout(layout.schema)
+    assert same.numel == layout.numel
+    found = same.views(flat.numpy())
     assert list(found) == [entry.name for entry in layout.entries]
     for array, view in zip(found.values(), layout.views(flat), strict=True):
         assert np.array_equal(array, view.numpy())
@@ -51,3 +54,7 @@ def test_the_hash_is_that_of_the_model() -> None:
     vector = torch.rand(5)
     assert vector_hash(vector.numpy()) == model_hash(vector)
     assert vector_hash(vector.numpy()) != vector_hash(-vector.numpy())
+
+
+def test_the_docstrings_are_true() -> None:
+    assert doctest.testmod(arrays).failed == 0

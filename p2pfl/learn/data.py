@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from torch import Tensor
 from p2pfl.errors import ConfigError, MissingPackage
 from p2pfl.learn.files import find_idx, find_parts, read_image_folder, read_npz
 from p2pfl.learn.lookup import unknown
+from p2pfl.learn.saved import is_saved, read_saved
 from p2pfl.learn.shift import Shift
 from p2pfl.learn.specs import DataSpec
 from p2pfl.learn.tables import read_csv
@@ -195,13 +197,16 @@ def _load_path(spec: DataSpec) -> Dataset:
         if path.suffix or len(path.parts) > 1:
             raise ConfigError(f"data.source: there is no file or folder {path}; the path is relative to {Path.cwd()}")
         raise unknown("data.source", spec.source, SOURCES)
+    if path.is_dir() and is_saved(path):
+        found = read_saved(path, spec)
+        return _of_arrays(path, found.members, spec, found.classes)
     if path.is_dir():
         return _idx_folder(path) if any(path.glob("*-idx3-ubyte*")) else _image_folder(path, spec)
     match path.suffix:
         case ".csv":
             return _csv(path, spec)
         case ".npz":
-            return _npz(path, spec)
+            return _of_arrays(path, read_npz(path), spec)
         case _:
             raise ConfigError(f"data.source {path} is of an unknown kind; give a .csv file, an .npz file or a folder")
 
@@ -213,9 +218,13 @@ def _csv(path: Path, spec: DataSpec) -> Dataset:
     return replace(dataset, groups=groups, group_names=table.group_names)
 
 
-def _npz(path: Path, spec: DataSpec) -> Dataset:
-    """`x` and `y`, and if there are such: `x_test` and `y_test`, and `groups` of the training rows."""
-    members = read_npz(path)
+def _of_arrays(
+    path: Path, members: Mapping[str, npt.NDArray[Any]], spec: DataSpec, classes: tuple[str, ...] = ()
+) -> Dataset:
+    """`x` and `y`, and if there are such: `x_test` and `y_test`, and `groups` of the training rows.
+
+    `classes`: what the numbers in y stand for; else what there is in y, in order.
+    """
     if missing := [name for name in ("x", "y") if name not in members]:
         raise ConfigError(f"{path} has no array {missing[0]!r}; save it with numpy.savez({path.name!r}, x=..., y=...)")
     if ("x_test" in members) != ("y_test" in members):
@@ -230,7 +239,12 @@ def _npz(path: Path, spec: DataSpec) -> Dataset:
     labels = np.concatenate([label for _, label in parts])
     if len(labels) != len(x):
         raise ConfigError(f"{path} has {len(x)} rows of x but {len(labels)} of y; they must be as many")
-    y, classes = _targets(path, labels, spec.task)
+    if classes and spec.task == "classification" and labels.dtype.kind in "iu":
+        if not bool(np.all((labels >= 0) & (labels < len(classes)))):
+            raise ConfigError(f"{path} has a row whose {spec.label} is none of the {len(classes)} classes; remove it")
+        y = torch.from_numpy(labels.astype(np.int64))
+    else:
+        y, classes = _targets(path, labels, spec.task)
     rows, size = torch.arange(len(x)), len(members["x"])
     dataset = Dataset(path.stem, x, y, classes, rows[:size], rows[size:])
     if "groups" not in members:

@@ -9,14 +9,14 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from p2pfl.errors import ConfigError, MissingPackage
 
-__all__ = ["Idx", "Images", "find_idx", "find_parts", "read_idx", "read_image_folder", "read_npz"]
+__all__ = ["Idx", "Images", "as_pixels", "find_idx", "find_parts", "read_idx", "read_image_folder", "read_npz"]
 
 Array = npt.NDArray[np.generic]
 Bytes = npt.NDArray[np.uint8]
@@ -149,14 +149,19 @@ def read_image_folder(
     ]
     if not paths:
         raise ConfigError(f"{folder} holds neither idx files nor a sub-folder of images per class; check the path")
-    height, width = size
-    pixels = np.empty((len(paths), height, width, 3 if colour else 1), np.uint8)
+    pixels = np.empty((len(paths), 3 if colour else 1, *size), np.uint8)
     for row, (path, _) in enumerate(paths):
         try:
             with Image.open(path) as image:
-                scaled = image.convert("RGB" if colour else "L").resize((width, height))
+                pixels[row] = as_pixels(image, size, colour=colour)
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise ConfigError(f"{path} cannot be read as an image ({error}); remove or replace it") from error
-        pixels[row] = np.asarray(scaled).reshape(height, width, -1)
     labels = np.array([label for _, label in paths], np.int64)
-    return Images(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), labels, classes)
+    return Images(pixels, labels, classes)
+
+
+def as_pixels(image: Any, size: Sequence[int], *, colour: bool) -> Bytes:
+    """A Pillow image as (channels, height, width), scaled to `size` (height, width)."""
+    height, width = size
+    scaled = np.asarray(image.convert("RGB" if colour else "L").resize((width, height)))
+    return scaled.reshape(height, width, -1).transpose(2, 0, 1)

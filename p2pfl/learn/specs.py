@@ -27,7 +27,7 @@ class DataSpec:
     source: str = "digits"
     """`digits`, `fashion-mnist`, `shakespeare`, or the path of a .csv file, an .npz file, or a folder that holds
     either idx files (MNIST's format) or one sub-folder of images per class, or such a folder in each of `train` and
-    `test` (or `val`)."""
+    `test` (or `val`), or what `save_to_disk` of Hugging Face's `datasets` has written."""
     test_share: float = 0.2
     """Share of the examples held out as the test part, where the source has none of its own."""
     subsample: float = 1.0
@@ -35,13 +35,13 @@ class DataSpec:
     min_group: int = 1
     """Natural ids (roles, hospitals) with fewer training examples than this are left out."""
     label: str = "label"
-    """CSV: the column to predict."""
+    """CSV, datasets: the column to predict."""
     group: str = ""
-    """CSV: the column whose values are the natural ids; empty for none."""
+    """CSV, datasets: the column whose values are the natural ids; empty for none."""
     drop: tuple[str, ...] = ()
-    """CSV: columns to leave out."""
+    """CSV, datasets: columns to leave out."""
     task: str = "classification"
-    """CSV, npz: `classification` (the label is a name) or `regression` (the label is a number)."""
+    """CSV, npz, datasets: `classification` (the label is a name) or `regression` (the label is a number)."""
     labels: tuple[str, ...] = ()
     """CSV: the classes in order. Needed when hosts hold different files; else the values seen, sorted."""
     categories: dict[str, tuple[str, ...]] = field(default_factory=dict)

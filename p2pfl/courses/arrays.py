@@ -18,13 +18,16 @@ It gives the trained weights (a mapping, or a vector), the number of examples an
             w -= spec.lr * error.T @ x / len(x)
             b -= spec.lr * error.mean(0)
         return weights, len(x), float((error**2).mean())
+
+A function with parameters `x` and `y` that have defaults can be a course's `train.function` too, in a simulation for
+instance: there it is given each client's examples.
 """
 
 from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -141,9 +144,8 @@ class ArrayTrainer:
 
     def _fit(self, received: Floats, round: int, seat: int | None) -> Update:
         flat = received.copy()
-        weights = self._layout.views(flat)
         offered = {
-            "weights": dict(weights),
+            "weights": self._layout.views(flat),
             "params": flat,
             "spec": self._train,
             "seed": seed_of(self._seed, "fit", round, seat),
@@ -156,21 +158,7 @@ class ArrayTrainer:
             raise ComputeError(f"local training failed: {error!r}") from error
         match found:
             case (trained, num_examples, loss):
-                self._write(trained, flat, weights)
+                self._layout.write(flat, trained)
                 vector = Tensors(self._schema, (flat.data,))
                 return Update(round, vector, operator.index(num_examples), number(float(loss)))
         raise ConfigError(f"the training function gives a {type(found).__name__}; return (weights, num_examples, loss)")
-
-    @staticmethod
-    def _write(trained: Any, flat: Floats, weights: Mapping[str, Floats]) -> None:
-        """Put what the function gives into `flat`, whose arrays are `weights`."""
-        given: Mapping[str, Any] = trained if isinstance(trained, Mapping) else {MODEL: trained}
-        wanted = weights if isinstance(trained, Mapping) else {MODEL: flat}
-        if given.keys() != wanted.keys():
-            raise ConfigError(f"the training function gives {', '.join(given)}; return {', '.join(wanted)}")
-        for name, place in wanted.items():
-            if np.shape(given[name]) != place.shape:
-                raise ConfigError(
-                    f"the training function gives {name!r} of shape {np.shape(given[name])}; it must be {place.shape}"
-                )
-            place[...] = given[name]

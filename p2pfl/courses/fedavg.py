@@ -378,7 +378,8 @@ class Trainer:
                 await self._over.wait()
         finally:
             self._outbox.close()
-        self.params = await self._outbox.local.personal(self._learner.at(self._rounds), self._final)  # the server waits no more
+        learner = self._learner.at(self._rounds)
+        self.params = await self._outbox.local.personal(learner, self._final)  # the server waits no more
 
     def state(self) -> RoleState:
         """What its half remembers; nothing else of it lasts from round to round."""

@@ -90,7 +90,8 @@ class Learner:
         """
         assert self.shard is not None, "only seats with examples train"
         spec, seed = train or self.train, seed_of(self.seed, use, round, self.seat)
-        job, limit = FitJob(params, self.model, self.shard.at(round), spec, seed, round, drift, memory), spec.limit_seconds
+        shard, limit = self.shard.at(round), spec.limit_seconds
+        job = FitJob(params, self.model, shard, spec, seed, round, drift, memory)
         watchdog = asyncio.timeout(limit or None)
         try:
             async with watchdog:

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ import numpy.typing as npt
 from p2pfl.errors import ConfigError
 
 __all__ = ["ArrayLayout", "Floats", "Laid", "vector_hash"]
+
+_VECTOR = "params"  # what a whole vector is called
 
 Floats = npt.NDArray[np.float32]
 Laid = tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
@@ -62,6 +64,19 @@ class ArrayLayout:
             found[name] = piece.transpose(np.argsort(order))
             at += size
         return found
+
+    def write(self, flat: Floats, trained: Any) -> None:
+        """Put what a training function gives, arrays by name or one vector, into `flat`. Raises ConfigError."""
+        given: Mapping[str, Any] = trained if isinstance(trained, Mapping) else {_VECTOR: trained}
+        wanted = self.views(flat) if isinstance(trained, Mapping) else {_VECTOR: flat}
+        if given.keys() != wanted.keys():
+            raise ConfigError(f"the training function gives {', '.join(given)}; return {', '.join(wanted)}")
+        for name, place in wanted.items():
+            if np.shape(given[name]) != place.shape:
+                raise ConfigError(
+                    f"the training function gives {name!r} of shape {np.shape(given[name])}; it must be {place.shape}"
+                )
+            place[...] = given[name]
 
 
 def _order(stride: tuple[int, ...]) -> list[int]:

@@ -1,7 +1,8 @@
 """A client that trains by a function of the user's own over numpy arrays: nothing here needs torch.
 
 It takes part in every course whose clients do no more than to train from the model that they are sent: fedavg, fedopt,
-fedavgm, fedswa and fedasync, without compression and with a fixed coordinator. The others cannot tell it apart.
+fedavgm, fedswa, fedasync and diloco, without compression, without memory of optimizers and with a fixed coordinator.
+The others cannot tell it apart.
 
 The function is called with those of these that it has parameters for, by name:
 

@@ -58,10 +58,10 @@ class Learner:
 
     def at(self, round: int) -> Learner:
         """This one with its examples as they are in a round, from 0: they may change over time."""
-        if self.shard is None or self.shard.at(round) is self.shard:
+        parts = (self.shard, self.validation, self.own_test)
+        if all(part is None or part.shift is None or part.shift.onset == 0 for part in parts):
             return self
-        parts = (part and part.at(round) for part in (self.shard, self.validation, self.own_test))
-        shard, validation, own_test = parts
+        shard, validation, own_test = (part and part.at(round) for part in parts)
         return replace(self, shard=shard, validation=validation, own_test=own_test)
 
     async def digest(self, vector: Tensor) -> str:

@@ -60,7 +60,7 @@ def test_models_lie_openly_where_clients_only_train() -> None:
     """As names, shapes and strides, for clients without torch."""
     others = COURSES.keys() - {"fedbn"}  # which is for models with batch normalisation
     plain = {name for name in others if prepare(config(course={"name": name})).plain_layout}
-    assert plain == {"fedavg", "fedopt", "fedavgm", "fedswa", "fedasync"}
+    assert plain == {"fedavg", "fedopt", "fedavgm", "fedswa", "fedasync", "diloco"}
     assert prepare(config()).plain_layout == prepare(config()).model.layout.schema
     assert not prepare(config(course={"name": "fedavg", "coordinator": "elect"})).plain_layout
     assert not prepare(config(compress={"down": {"values": "float16"}})).plain_layout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import tomllib
 import typing
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from p2pfl.app.joining import agreed_hash
 from p2pfl.courses.adpsgd import ADPSGD
 from p2pfl.courses.apfl import APFL
 from p2pfl.courses.baselines import LOCAL, POOLED
@@ -275,12 +275,5 @@ def to_mapping(config: Config[Any]) -> dict[str, Any]:
 
 
 def course_hash(config: Config[Any]) -> str:
-    """What all nodes of a course must agree on, as 32 hex digits. Not in it: where a host keeps its own files."""
-    agreed = to_mapping(config)
-    for simulated in ("network", "devices", "availability"):
-        del agreed[simulated]
-    if any(mark in config.data.source for mark in "/.{"):
-        agreed["data"]["source"] = "local files"
-    return hashlib.blake2b(
-        msgspec.json.encode(agreed, order="sorted"), digest_size=16, person=b"p2pfl-course"
-    ).hexdigest()
+    """See agreed_hash."""
+    return agreed_hash(to_mapping(config))

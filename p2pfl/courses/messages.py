@@ -7,7 +7,9 @@ import math
 from p2pfl.wire.message import Message, Request
 from p2pfl.wire.tensor import Tensors
 
-__all__ = ["Evaluate", "Finish", "Finished", "Score", "Train", "Update", "number"]
+__all__ = ["MODEL", "Evaluate", "Finish", "Finished", "Score", "Train", "Update", "number"]
+
+MODEL = "params"  # what a model's vector is called among the tensors of a message
 
 
 class Update(Message):

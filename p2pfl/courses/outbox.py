@@ -93,7 +93,7 @@ class Outbox:
         return update
 
     async def _train(self, round: int, received: Tensor) -> Update:
-        trained = await self.local.train(self._learner, received, round)
+        trained = await self.local.train(self._learner.at(round), received, round)
         return Update(round, self._rule.up.tensors(trained.vector), trained.num_examples, number(trained.loss))
 
     def _as_state(self, key: str, update: Update) -> RoleState:
@@ -107,9 +107,10 @@ class Outbox:
         return Update(round, self._rule.up.tensors(as_tensor(kept["vector"])), int(kept["num_examples"]), loss)
 
 
-async def score(learner: Learner, local: Local, served: Tensor) -> Score:
-    """How well a client is served: on the examples that it holds out, or else on all of its own."""
-    shard = learner.validation or learner.shard
+async def score(learner: Learner, local: Local, served: Tensor, round: int) -> Score:
+    """How well a client is served in a round: on its part of the test, what it holds out, or else on all it has."""
+    learner = learner.at(round)
+    shard = learner.own_test or learner.validation or learner.shard
     assert shard is not None, "only seats with examples are asked"
     found = await local.evaluate(learner, served, shard)
     return Score(number(found.loss), found.accuracy, found.num_examples)

@@ -35,11 +35,11 @@ def test_it_is_the_recursion_of_the_paper(gamma):
     topology = build("ring", 5)
     played = deepsqueeze(UpSpec(select="top-k", fraction=0.25), topology, gamma=gamma).play()
     w = mixing_matrix(topology).astype(np.float32)
-    x = first_models(played)
+    x = first = first_models(played)
     k, delta = round(0.25 * x.shape[1]), np.zeros_like(x)
     for number in range(5):
         y = local_training(played, x, number)
-        v = y + delta
+        v = y - first + delta
         c = np.stack([largest(row, k) for row in v])
         delta = v - c
         x = y + gamma * (w @ c - c)

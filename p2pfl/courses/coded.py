@@ -5,6 +5,11 @@ model, which everybody has: so it does not matter which rounds a client has seen
 numbers, and running statistics of normalisation layers, go as they are.
 
 Error feedback is each client's own: an update that it has sent and that comes too late is lost, as without compression.
+
+With `compress.up.memory = "ef21"` the server knows the mean h of what it knows of all its N clients, and gets of the
+cohort S only what is new: h <- h + (1/N) sum over S of c_i then stands for the mean of the updates. EF21-PP of
+I. Fatkhullin, I. Sokolov, E. Gorbunov, Z. Li, P. Richtárik: "EF21 with Bells & Whistles: Practical Algorithmic
+Extensions of Modern Error Feedback", 2021, https://arxiv.org/abs/2110.03294.
 """
 
 from __future__ import annotations
@@ -37,6 +42,7 @@ Pipeline = Callable[[int, Layout | None], Transform]
 
 _MODEL = "params"
 _CODEC = "codec."  # before the names of what a pipeline remembers
+_KNOWN = "codec.known"
 _LARGE = 1 << 18  # numbers, which take milliseconds to encode
 _TYPES: dict[DType, torch.dtype] = {
     "u8": torch.uint8, "u16": torch.uint16, "i32": torch.int32, "i64": torch.int64, "f16": torch.float16,
@@ -183,7 +189,7 @@ class _Codec:
         model = learner.model
         self.up = rule.up if spec.up.plain else Coded(rule.up, model, spec.up.transform)
         self.down = rule.down if spec.down.plain else Coded(rule.down, model, spec.down.transform)
-        self.stateful = spec.up.stateful
+        self.stateful, self.incremental = spec.up.stateful, spec.up.incremental
         self._seed, self._seat = learner.seed, learner.seat
         self._numel = rule.up.numel
         self._first = torch.empty(0)  # what all know that the server's half sends at first
@@ -226,6 +232,7 @@ class _Sender:
         self._inner = inner
         self._codec = codec
         self._reference: Tensor | None = None  # of the round that goes on
+        self._known = torch.zeros(codec.up.numel)  # h, of EF21
 
     def broadcast(self, params: Tensor, round: int) -> Tensor:
         sent, received = self._codec.downward(self._inner.broadcast(params, round), round)
@@ -234,16 +241,27 @@ class _Sender:
 
     def absorb(self, params: Tensor, mean: Tensor, share: float, round: int) -> Tensor:
         assert self._reference is not None, "the round began with a broadcast"
-        return self._inner.absorb(params, mean + self._reference, share, round)
+        return self._inner.absorb(params, self._whole(mean, share) + self._reference, share, round)
 
     def serve(self, params: Tensor) -> Tensor:
         return self._inner.serve(params)
 
     def state(self) -> RoleState:
-        return self._inner.state()
+        return {**self._inner.state(), **({_KNOWN: self._known} if self._codec.incremental else {})}
 
     def resume(self, state: RoleState) -> None:
-        self._inner.resume(state)
+        if self._codec.incremental:
+            self._known = as_tensor(state[_KNOWN])
+        self._inner.resume({name: value for name, value in state.items() if name != _KNOWN})
+
+    def _whole(self, mean: Tensor, share: float) -> Tensor:
+        """The mean of the updates, from that of what was sent of them."""
+        if not self._codec.incremental:
+            return mean
+        assert isinstance(self._codec.up, Coded), "only what is encoded is sent as what is new in it"
+        new = self._codec.up.of_coded(mean)
+        self._known = torch.add(self._known, new, alpha=share)
+        return mean - new + self._known
 
 
 class _Replier:

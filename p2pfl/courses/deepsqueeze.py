@@ -90,6 +90,10 @@ def _steps(place: Place) -> Squeezing:
     require(
         place.compress.up.feedback, "compress.up.feedback is false, and is what deepsqueeze is about; set it to true"
     )
+    require(
+        place.compress.up.memory == "error",
+        "compress.up.memory is 'ef21', and deepsqueeze remembers the error; set it to error, or take choco",
+    )
     return Squeezing(place.learner, place.compress.up, place.settings.gamma)
 
 

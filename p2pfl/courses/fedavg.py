@@ -127,6 +127,11 @@ class FedAvgSettings:
                 )
 
     @property
+    def hears_all(self) -> bool:
+        """Whether every update that is asked for counts, and as much as every other."""
+        return self.weights == "equal" and self.quorum == 1 and not (self.deadline_seconds or self.over_selection)
+
+    @property
     def rules(self) -> RoundRules:
         return RoundRules(
             fraction=self.fraction,
@@ -410,11 +415,17 @@ def _play(place: Place) -> tuple[object, ...]:
 
 def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[object, ...]:
     """The server, or a client, of a rule."""
-    rule = compressed(tuned(plain, place.settings.finetuning(place.learner.train)), place.learner, place.compress)
+    settings = place.settings
+    rule = compressed(tuned(plain, settings.finetuning(place.learner.train)), place.learner, place.compress)
+    require(
+        not place.compress.up.incremental or settings.hears_all,
+        "compress.up.memory is 'ef21', which needs equal weights and every update; set course.weights to equal, "
+        "course.quorum to 1, course.deadline_seconds and course.over_selection to 0",
+    )
     if place.seat:
         return (Trainer(place.learner, 0, place.journal, rule),)
     clients = place.topology.union.neighbors(0)
-    return (server(place.learner, place.settings, clients, place.stop, place.journal, rule),)
+    return (server(place.learner, settings, clients, place.stop, place.journal, rule),)
 
 
 def _prefixed(prefix: str, state: RoleState) -> RoleState:

@@ -35,6 +35,11 @@ COURSES = {
         "compress": {"up": {"select": "low-rank", "values": "sign"}, "down": {"values": "qsgd"}},
         "topology": {"n": 5},
     },
+    "ef21": {
+        "course": {"name": "fedavg", "weights": "equal", "fraction": 0.5},
+        "compress": {"up": {"select": "top-k", "memory": "ef21"}},
+        "topology": {"n": 5},
+    },
     "scaffold": {"course": {"name": "scaffold", "fraction": 0.5}, "topology": {"n": 5}},
     "feddyn": {"course": {"name": "feddyn", "alpha": 0.1, "fraction": 0.5}, "topology": {"n": 5}},
     "fedprox": {"course": {"name": "fedprox", "stragglers": 0.5}, "topology": {"n": 5}},

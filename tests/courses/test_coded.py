@@ -187,6 +187,29 @@ async def test_what_is_withheld_survives_a_restart_and_the_bytes_of_an_update_do
     assert two == (await first.update(Told(), 1, sent)).params != one
 
 
+async def test_with_ef21_the_server_knows_the_mean_of_what_it_knows_of_all_clients_whoever_gives():
+    """And so goes the whole way that all take, though each sends a tenth, and only one of them in a round."""
+    plain = Rule(Parts(MODEL), Parts(MODEL), Averaging, lambda: Shifted(0.25))
+    rule = compressed(plain, learner(), CompressSpec(UpSpec(select="top-k", fraction=0.1, memory="ef21")))
+    central, clients, params = rule.central(), [rule.local() for _ in range(2)], MODEL.initial
+    for number in range(21):
+        before, client = params, clients[number % 2]
+        received = rule.down.vector(rule.down.tensors(central.broadcast(params, number)))
+        given = rule.up.decode((await client.train(learner(), received, number)).vector)
+        params = central.absorb(params, given, 0.5, number)
+        known = [each.state().get("codec.params.known", torch.zeros(NUMEL)) for each in clients]
+        assert torch.allclose(params - before, (known[0] + known[1]) / 2, atol=1e-5)
+    again = rule.central()
+    again.resume(central.state())
+    assert torch.equal(again.state()["codec.known"], central.state()["codec.known"])
+    assert torch.allclose(params - before, torch.tensor(0.25), atol=1e-5)
+
+
+def test_ef21_needs_every_update():
+    with pytest.raises(ConfigError, match=r"compress.up.memory is 'ef21', which needs equal weights and every update"):
+        simulated({"up": {"values": "sign", "memory": "ef21"}}, course={"name": "fedavg", "rounds": 1})
+
+
 TABLES = {
     "course": {"name": "fedavg", "rounds": 15}, "partition": {"alpha": 0.3}, "topology": {"n": 9}, "seed": 7,
     "model": {"name": "mlp", "hidden": [32]}, "train": {"lr": 0.2, "epochs": 3, "batch_size": 10},
@@ -203,7 +226,7 @@ def test_the_bytes_on_the_wire_shrink_by_the_ratio_and_digits_are_learned_all_th
     small = simulated({"up": up, "down": {"values": "uniform"}})
     numel, messages = 64 * 32 + 32 + 32 * 10 + 10, 8 * 15
     k = round(0.1 * numel)
-    one_up = math.ceil(numel / 8) + math.ceil(k / 2) + 4
+    one_up = math.ceil(3 * k / 8) + math.ceil((k + numel / 8) / 8) + math.ceil(k / 2) + 4
     assert 4 * numel / one_up > 20
     overhead = plain.up_bytes - 4 * numel * messages  # heads, joining, the last answer
     assert small.up_bytes - overhead == pytest.approx(one_up * messages, rel=0.3)
@@ -219,12 +242,14 @@ def test_the_bytes_on_the_wire_shrink_by_the_ratio_and_digits_are_learned_all_th
     "compress",
     [
         {"up": {"select": "low-rank"}},
-        {"up": {"select": "top-k", "fraction": 0.05, "values": "sign"}, "down": {"values": "float16"}},
+        {"up": {"select": "top-k", "fraction": 0.05, "values": "ternary"}, "down": {"values": "float16"}},
+        {"up": {"select": "top-k", "fraction": 0.05, "values": "uniform", "memory": "ef21"}},
     ],
-    ids=["low-rank", "sparse ternary"],
+    ids=["low-rank", "sparse ternary", "ef21"],
 )
 def test_it_learns_under_heavy_compression(compress):
-    assert simulated(compress).rounds[-1].metrics["accuracy"] > 0.9
+    course = {"name": "fedavg", "rounds": 15, "weights": "equal"}
+    assert simulated(compress, course=course).rounds[-1].metrics["accuracy"] > 0.9
 
 
 def test_every_rule_can_be_compressed():

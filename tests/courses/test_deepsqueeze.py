@@ -71,6 +71,7 @@ def test_what_cannot_be_is_one_sentence():
     tables = {"course": {"name": "deepsqueeze"}, "topology": {"family": "ring", "n": 3}}
     for compress, sentence in (
         ({"down": {"values": "sign"}}, "nothing goes down in deepsqueeze"),
+        ({"up": {"values": "sign", "memory": "ef21"}}, "memory is 'ef21', and deepsqueeze remembers the error"),
         ({"up": {"values": "sign", "feedback": False}}, "feedback is false, and is what deepsqueeze is about"),
     ):
         with pytest.raises(ConfigError, match=sentence):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from p2pfl.app.config import COURSES, Config, TopologySpec
@@ -13,6 +13,7 @@ from p2pfl.courses.learner import Learner
 from p2pfl.errors import ConfigError, require
 from p2pfl.journal.journal import Journal
 from p2pfl.learn.data import Dataset, Shard, load_dataset
+from p2pfl.learn.entropy import Tally
 from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.partition import partition
 from p2pfl.learn.tiers import Tier, tier_of
@@ -59,6 +60,8 @@ class Setup:
     dataset: Dataset
     model: Model
     shards: Mapping[int, Shard]
+    tally: Tally = field(default_factory=Tally, compare=False)
+    """Of what has come to the seats that were filled."""
 
     @property
     def sleepers(self) -> Collection[int]:
@@ -99,6 +102,7 @@ class Setup:
                 stop,
                 journal,
                 self.config.compress,
+                self.tally,
             )
         )
         if journal is not None and (last := journal.last()) is not None:

@@ -17,17 +17,23 @@ _FLOAT_BYTES = 4
 def savings(setup: Setup, updates: int) -> dict[str, float]:
     """How many times smaller what is sent has become, and with a coordinator the bytes saved in so many updates.
 
-    Each update is counted with what its client was sent for it; what was sent to clients that gave none is not.
+    Each update is counted with what its client was sent for it; what was sent to clients that gave none is not. With
+    entropy coding, what it has saved beyond that is counted at all who got something since the run was started or
+    resumed.
     """
     if setup.config.compress.plain:
         return {}
+    tally = setup.tally
+    entropy: dict[str, float] = {}
+    if tally.came:
+        entropy = {"entropy_ratio": tally.whole / tally.came, "entropy_bytes_saved": tally.whole - tally.came}
     (role,) = setup.roles(0, Inline())
     if isinstance(role, Mixer):
-        return {"ratio": _ratio(role.parts)}
+        return {"ratio": _ratio(role.parts), **entropy}
     assert isinstance(role, Server), "no other course compresses"
     down, up = role.rule.down, role.rule.up
     saved = sum(_FLOAT_BYTES * parts.numel - schema_bytes(parts.schema) for parts in (down, up))
-    return {"down_ratio": _ratio(down), "up_ratio": _ratio(up), "bytes_saved": updates * saved}
+    return {"down_ratio": _ratio(down), "up_ratio": _ratio(up), "bytes_saved": updates * saved, **entropy}
 
 
 def _ratio(parts: Parts) -> float:

@@ -32,6 +32,7 @@ from p2pfl.courses.learner import Learner, seed_of
 from p2pfl.courses.steps import Adapt
 from p2pfl.errors import require
 from p2pfl.learn.compression import UpSpec
+from p2pfl.learn.entropy import Tally, codec
 from p2pfl.learn.train import FitResult
 
 __all__ = ["CHOCO", "ChocoSettings", "Replicated"]
@@ -58,8 +59,10 @@ class ChocoSettings(MixingSettings):
 class Replicated(Adapt):
     """One node's side of CHOCO-SGD."""
 
-    def __init__(self, learner: Learner, spec: UpSpec, gamma: float, restart_every: int = 0) -> None:
-        self._squeezed = Squeezed(learner.parts, learner.model, spec.contraction)
+    def __init__(
+        self, learner: Learner, spec: UpSpec, gamma: float, restart_every: int = 0, tally: Tally | None = None
+    ) -> None:
+        self._squeezed = Squeezed(learner.parts, learner.model, spec.contraction, codec(spec.entropy), tally)
         super().__init__(self._squeezed)
         self._gamma = gamma
         self._restart_every = restart_every
@@ -105,7 +108,7 @@ def _steps(place: Place) -> Replicated:
         f"topology: choco cannot run on {place.topology!r}, which changes; choose a family that does not",
     )
     require(place.compress.down.plain, "compress.down: nothing goes down in choco; set compress.up alone")
-    return Replicated(place.learner, up, settings.gamma, settings.restart_every)
+    return Replicated(place.learner, up, settings.gamma, settings.restart_every, place.tally)
 
 
 CHOCO = mixing("choco", ChocoSettings, _steps, symmetric, compresses=True)

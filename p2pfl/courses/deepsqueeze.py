@@ -29,6 +29,7 @@ from p2pfl.courses.learner import Learner, seed_of
 from p2pfl.courses.steps import Adapt
 from p2pfl.errors import require
 from p2pfl.learn.compression import UpSpec
+from p2pfl.learn.entropy import Tally, codec
 from p2pfl.learn.train import FitResult
 
 __all__ = ["DEEPSQUEEZE", "DeepSqueezeSettings", "Squeezing"]
@@ -52,8 +53,8 @@ class DeepSqueezeSettings(MixingSettings):
 class Squeezing(Adapt):
     """One node's side of DeepSqueeze."""
 
-    def __init__(self, learner: Learner, spec: UpSpec, gamma: float) -> None:
-        self._squeezed = Squeezed(learner.parts, learner.model, spec.transform)
+    def __init__(self, learner: Learner, spec: UpSpec, gamma: float, tally: Tally | None = None) -> None:
+        self._squeezed = Squeezed(learner.parts, learner.model, spec.transform, codec(spec.entropy), tally)
         super().__init__(self._squeezed)
         self._first = learner.model.initial
         self._gamma = gamma
@@ -94,7 +95,7 @@ def _steps(place: Place) -> Squeezing:
         place.compress.up.memory == "error",
         "compress.up.memory is 'ef21', and deepsqueeze remembers the error; set it to error, or take choco",
     )
-    return Squeezing(place.learner, place.compress.up, place.settings.gamma)
+    return Squeezing(place.learner, place.compress.up, place.settings.gamma, place.tally)
 
 
 DEEPSQUEEZE = mixing("deepsqueeze", DeepSqueezeSettings, _steps, compresses=True)

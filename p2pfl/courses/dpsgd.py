@@ -151,7 +151,7 @@ class Mixer(Gossiping):
 
     async def run(self, node: Node) -> None:
         self._node = node
-        node.agree(self._learner.schema, self._steps.parts.schema)
+        node.agree(self._learner.schema, *self._steps.parts.schemas)
         lead = await begin(node, self._learner, self._neighbors, self._round)
         while True:
             if lead is not None:

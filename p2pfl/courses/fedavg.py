@@ -303,7 +303,7 @@ class Server(Leader):
         super().__init__(learner, settings, asked, Durable(journal), stop, rule)
 
     async def run(self, node: Node) -> None:
-        node.agree(self._served.schema, self._rule.down.schema, self._rule.up.schema)
+        node.agree(self._served.schema, *self._rule.down.schemas, *self._rule.up.schemas)
         if self._round:
             await self._clients.reassemble(node)
         else:
@@ -370,7 +370,7 @@ class Trainer:
         self._over = asyncio.Event()
 
     async def run(self, node: Node) -> None:
-        node.agree(self._served.schema, self._rule.down.schema, self._rule.up.schema)
+        node.agree(self._served.schema, *self._rule.down.schemas, *self._rule.up.schemas)
         try:
             with node.waiting("the end of the course"):
                 await self._over.wait()
@@ -416,7 +416,7 @@ def _play(place: Place) -> tuple[object, ...]:
 def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[object, ...]:
     """The server, or a client, of a rule."""
     settings = place.settings
-    rule = compressed(tuned(plain, settings.finetuning(place.learner.train)), place.learner, place.compress)
+    rule = compressed(tuned(plain, settings.finetuning(place.learner.train)), place.learner, place.compress, place.tally)
     require(
         not place.compress.up.incremental or settings.hears_all,
         "compress.up.memory is 'ef21', which needs equal weights and every update; set course.weights to equal, "

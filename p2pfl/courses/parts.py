@@ -31,6 +31,7 @@ class Parts:
         self.sizes: Mapping[str, int] = {_MODEL: whole, **more}
         self._is_model = not more and whole == model.layout.numel
         self.schema: Schema = tuple(TensorSpec(name, "f32", (size,)) for name, size in self.sizes.items())
+        self.schemas: tuple[Schema, ...] = (self.schema,)  # all that may be sent: what nodes agree on
         self.numel = sum(self.sizes.values())
 
     def tensors(self, vector: Tensor) -> Tensors:

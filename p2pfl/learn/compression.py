@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from p2pfl.errors import ConfigError, require
+from p2pfl.learn.entropy import ENTROPY
 from p2pfl.learn.params import Layout
 from p2pfl.learn.quantize import bfloat16, float16, qsgd, sign, uniform
 from p2pfl.learn.sparsify import low_rank, random_k, top_k
@@ -39,9 +40,11 @@ class DownSpec:
     """For each number of uniform and qsgd: 2, 4 or 8."""
     bucket: int = 512
     """So many numbers share a scale, in uniform, qsgd and sign."""
+    entropy: str = "none"
+    """What goes over the encoded bytes: `none`, `zlib`, or `zstandard` (pip install 'p2pfl-aio[zstd]')."""
 
     def __post_init__(self) -> None:
-        for name, choices in {"select": _SELECT, "values": _VALUES}.items():
+        for name, choices in {"select": _SELECT, "values": _VALUES, "entropy": ENTROPY}.items():
             value = getattr(self, name)
             require(value in choices, f"{self._table}.{name} is {value!r}; it must be one of {', '.join(choices)}")
         require(0 < self.fraction <= 1, f"{self._table}.fraction is {self.fraction}; it must lie in (0, 1]")
@@ -57,6 +60,11 @@ class DownSpec:
     @property
     def plain(self) -> bool:
         """Whether all is sent as it is."""
+        return self.lossless and self.entropy == "none"
+
+    @property
+    def lossless(self) -> bool:
+        """Whether what arrives is what was given."""
         return self.select == "all" and self.values == "float32"
 
     def transform(self, numel: int, layout: Layout | None) -> Transform:
@@ -117,15 +125,15 @@ class UpSpec(DownSpec):
     @property
     def incremental(self) -> bool:
         """Whether what is decoded is to be added to what is known already."""
-        return not self.plain and self.memory == "ef21"
+        return not self.lossless and self.memory == "ef21"
 
     @property
     def stateful(self) -> bool:
         """Whether a client has something to remember from round to round."""
-        return not self.plain and (self.feedback or self.select == "low-rank")
+        return not self.lossless and (self.feedback or self.select == "low-rank")
 
     def transform(self, numel: int, layout: Layout | None) -> Transform:
-        if self.plain or not self.feedback:
+        if self.lossless or not self.feedback:
             return chain(numel, *self._stages(layout, unbiased=True))
         contraction = self.contraction(numel, layout)
         return Ef21(contraction) if self.incremental else ErrorFeedback(contraction)

@@ -37,7 +37,7 @@ COURSES = {
     },
     "ef21": {
         "course": {"name": "fedavg", "weights": "equal", "fraction": 0.5},
-        "compress": {"up": {"select": "top-k", "memory": "ef21"}},
+        "compress": {"up": {"select": "top-k", "memory": "ef21"}, "down": {"values": "uniform", "entropy": "zlib"}},
         "topology": {"n": 5},
     },
     "scaffold": {"course": {"name": "scaffold", "fraction": 0.5}, "topology": {"n": 5}},

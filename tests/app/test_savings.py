@@ -21,6 +21,13 @@ def test_ratios_and_bytes_by_hand():
     assert found["bytes_saved"] == pytest.approx(10 * (6 * NUMEL - up), rel=0.01)
 
 
+def test_what_entropy_coding_has_saved_is_what_was_counted():
+    setup = prepare(from_mapping({**TABLES, "compress": {"up": {"values": "uniform", "entropy": "zlib"}}}))
+    setup.tally.add(100, 250)
+    found = savings(setup, 1)
+    assert (found["entropy_ratio"], found["entropy_bytes_saved"]) == (2.5, 150)
+
+
 def test_without_a_coordinator_there_is_one_ratio():
     tables = {**TABLES, "course": {"name": "choco"}, "compress": {"up": {"values": "float16"}}}
     assert savings(prepare(from_mapping(tables)), 10) == {"ratio": 2.0}

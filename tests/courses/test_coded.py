@@ -20,6 +20,7 @@ from p2pfl.courses.rules import Averaging, Rule, Training, averaging
 from p2pfl.errors import ConfigError, RemoteProtocolError
 from p2pfl.journal.journal import Journal
 from p2pfl.learn.compression import CompressSpec, DownSpec, UpSpec
+from p2pfl.learn.entropy import Tally, codec
 from p2pfl.learn.model import Model
 from p2pfl.sim.disk import SimulatedDisk
 from p2pfl.topology.families import build
@@ -117,6 +118,33 @@ def test_bytes_that_no_vector_is_encoded_as_are_refused(fill):
     with pytest.raises(RemoteProtocolError, match="NaN"):
         coded.vector(coded.tensors(none))
     assert coded.vector(coded.tensors(none), finite=False).isnan().any()
+
+
+@pytest.mark.parametrize("spec", [SPARSE, UpSpec(values="uniform", bits=4), UpSpec()])
+def test_entropy_coding_is_seen_by_nobody_but_the_wire(spec):
+    tally, vector = Tally(), torch.zeros(NUMEL)
+    vector[: NUMEL // 2] = torch.randn(NUMEL // 2)
+    plain = Coded(Parts(MODEL), MODEL, spec.transform)
+    tight = Coded(Parts(MODEL), MODEL, spec.transform, codec("zlib"), tally)
+    packed = tight.encode(vector, {}, seed=1)[0]
+    tensors = tight.tensors(packed)
+    assert tensors.nbytes == len(packed) and tensors.schema in tight.schemas
+    assert torch.equal(tight.packed(tensors), packed), "it can be kept, and sent again"
+    expected = plain.decode(plain.encode(vector, {}, seed=1)[0])
+    assert torch.equal(tight.decode(packed), expected) and tally.came == 0
+    assert torch.equal(tight.vector(tensors), expected)
+    assert (tally.came, tally.whole) == (tensors.nbytes, schema_bytes(plain.schema)) and tally.came <= tally.whole
+
+
+def test_what_expands_to_more_than_was_agreed_is_refused():
+    coded = Coded(Parts(MODEL), MODEL, UpSpec(values="uniform").transform, codec("zlib"))
+    bomb = codec("zlib").compress(bytes(1 << 16))
+    schema = next(schema for schema in coded.schemas[1:] if schema_bytes(schema) >= len(bomb))
+    tensors = Tensors(schema, [memoryview(bomb.ljust(schema_bytes(schema), b"\0"))])
+    with pytest.raises(
+        RemoteProtocolError, match="what came cannot be expanded: bytes came that do not expand to just"
+    ):
+        coded.vector(tensors)
 
 
 class Shifted(Training):
@@ -236,6 +264,19 @@ def test_the_bytes_on_the_wire_shrink_by_the_ratio_and_digits_are_learned_all_th
     saved = plain.down_bytes - small.down_bytes
     assert saved == pytest.approx((4 * numel - one_down) * messages, rel=0.02) and small.down_bytes > finish
     assert plain.rounds[-1].metrics["accuracy"] > 0.93 and small.rounds[-1].metrics["accuracy"] > 0.92
+
+
+def test_entropy_coding_changes_bytes_and_no_model():
+    fine = {"values": "uniform"}
+    tight = {**fine, "entropy": "zlib"}
+    course = {"name": "fedavg", "rounds": 4}
+    plain = simulated({"up": fine, "down": fine}, course=course)
+    setup = prepare(from_mapping({**TABLES, "course": course, "compress": {"up": tight, "down": tight}}))
+    small = simulate(setup)
+    assert torch.equal(small.params, plain.params)
+    saved = setup.tally.whole - setup.tally.came
+    assert saved <= plain.bytes - small.bytes == pytest.approx(saved, rel=0.1), "and heads, which name one tensor"
+    assert saved > 0.1 * plain.bytes
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,11 @@ def test_ef21_in_place_of_the_error():
         UpSpec(memory="ef21", feedback=False)
 
 
+def test_what_loses_nothing_needs_no_memory():
+    spec = UpSpec(entropy="zlib")
+    assert not spec.plain and spec.lossless and not spec.stateful
+
+
 def test_who_remembers():
     assert UpSpec(values="sign").stateful and UpSpec(select="low-rank", feedback=False).stateful
     assert not UpSpec(values="sign", feedback=False).stateful
@@ -74,6 +79,7 @@ def test_who_remembers():
     [
         ({"select": "topk"}, "select is 'topk'; it must be one of all, top-k"),
         ({"values": "int8"}, "values is 'int8'; it must be one of float32"),
+        ({"entropy": "gzip"}, "entropy is 'gzip'; it must be one of none, zlib, zstandard"),
         ({"fraction": 0.0}, r"fraction is 0.0; it must lie in \(0, 1\]"),
         ({"bits": 3}, "bits is 3; it must be 2, 4 or 8"),
         ({"values": "ternary"}, "values is 'ternary', which is zero where top-k does not select; set .* to top-k"),

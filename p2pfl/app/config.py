@@ -46,6 +46,7 @@ from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG
 from p2pfl.courses.pens import PENS
 from p2pfl.courses.perfedavg import PERFEDAVG
 from p2pfl.courses.pfedme import PFEDME
+from p2pfl.courses.powergossip import POWERGOSSIP
 from p2pfl.courses.pushsum import PUSHSUM
 from p2pfl.courses.qfedavg import QFEDAVG
 from p2pfl.courses.qgm import QGM
@@ -114,6 +115,7 @@ COURSES: Mapping[str, Course] = {
         FEDEM,
         FEDPROTO,
         CHOCO,
+        POWERGOSSIP,
         DEEPSQUEEZE,
         PFEDME,
         APFL,

@@ -87,6 +87,11 @@ class Coded(Parts):
         self._tally = tally
         self.schemas = (self.schema, *map(_packed, [] if self._entropy is None else self._entropy.lengths))
 
+    @property
+    def nbytes(self) -> float:
+        """Before entropy coding."""
+        return self._whole
+
     def encode(self, vector: Tensor, state: RoleState, seed: int) -> tuple[Tensor, RoleState]:
         """What `tensors` takes, as bytes, and what is to be remembered for the next vector."""
         rng = torch.Generator().manual_seed(seed)

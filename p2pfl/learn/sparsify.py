@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from p2pfl.learn.params import Layout
 from p2pfl.learn.transform import NoState, Payload, Stage, Step, TransformState, pack, packed_bytes, unpack
 from p2pfl.wire.tensor import Schema, TensorSpec
 
-__all__ = ["Places", "low_rank", "random_k", "top_k"]
+__all__ = ["Matrix", "Places", "low_rank", "matrices", "outside", "random_k", "top_k"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class _RandomK(NoState):
 
 
 @dataclass(frozen=True, slots=True)
-class _Matrix:
+class Matrix:
     """A parameter as a matrix within the flat vector: by its first dimension, and all others together."""
 
     offset: int
@@ -146,7 +146,7 @@ class _Matrix:
         return self._view(vector).reshape(self.sides)
 
     def put(self, vector: Tensor, matrix: Tensor) -> None:
-        self._view(vector).copy_(matrix.view(self.shape))
+        self._view(vector).copy_(matrix.reshape(self.shape))
 
     def _view(self, vector: Tensor) -> Tensor:
         return vector.as_strided(self.shape, self.stride, vector.storage_offset() + self.offset)
@@ -164,7 +164,7 @@ class _LowRank:
 
     numel: int
     rank: int
-    matrices: tuple[_Matrix, ...]
+    matrices: tuple[Matrix, ...]
 
     schema: Schema = ()
 
@@ -181,7 +181,7 @@ class _LowRank:
             right = matrix.T @ left
             factors += [left.reshape(-1), right.reshape(-1)]
             after[name] = right
-        return Step((), torch.cat([*factors, vector[self._others()]]), after)
+        return Step((), torch.cat([*factors, vector[outside(self.matrices, self.numel)]]), after)
 
     def decode(self, aside: Payload, rest: Tensor) -> Tensor:
         vector, at = torch.zeros(self.numel), 0
@@ -191,15 +191,8 @@ class _LowRank:
             end = middle + columns * self.rank
             place.put(vector, rest[at:middle].view(rows, self.rank) @ rest[middle:end].view(columns, self.rank).T)
             at = end
-        vector[self._others()] = rest[at:]
+        vector[outside(self.matrices, self.numel)] = rest[at:]
         return vector
-
-    def _others(self) -> Tensor:
-        """Which numbers are in no matrix, as a mask."""
-        others = torch.ones(self.numel, dtype=torch.bool)
-        for place in self.matrices:
-            others[place.offset : place.offset + math.prod(place.shape)] = False
-        return others
 
 
 def top_k(fraction: float) -> Callable[[int], Stage]:
@@ -215,11 +208,25 @@ def random_k(fraction: float, *, unbiased: bool = True) -> Callable[[int], Stage
 def low_rank(rank: int, layout: Layout) -> Callable[[int], Stage]:
     """For vectors that lie as `layout` says, or as its parameters do without the buffers. See _LowRank."""
 
+    return lambda numel: _LowRank(numel, rank, matrices(layout, rank))
+
+
+def matrices(layout: Layout, rank: int) -> tuple[Matrix, ...]:
+    """The parameters that are larger than two factors of this rank."""
+
     def pays(sides: tuple[int, int]) -> bool:
         return rank <= min(sides) and rank * sum(sides) < math.prod(sides)
 
-    matrices = [_Matrix(e.offset, e.shape, e.stride) for e in layout.entries[: layout.trainable] if len(e.shape) > 1]
-    return lambda numel: _LowRank(numel, rank, tuple(m for m in matrices if pays(m.sides)))
+    found = [Matrix(e.offset, e.shape, e.stride) for e in layout.entries[: layout.trainable] if len(e.shape) > 1]
+    return tuple(matrix for matrix in found if pays(matrix.sides))
+
+
+def outside(matrices: Sequence[Matrix], numel: int) -> Tensor:
+    """Which numbers of a vector are in no matrix, as a mask."""
+    others = torch.ones(numel, dtype=torch.bool)
+    for place in matrices:
+        others[place.offset : place.offset + math.prod(place.shape)] = False
+    return others
 
 
 def _share(fraction: float, numel: int) -> int:

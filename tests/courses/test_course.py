@@ -33,6 +33,7 @@ from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG, FedBnSettings, FedPer
 from p2pfl.courses.pens import PENS, PensSettings
 from p2pfl.courses.perfedavg import PERFEDAVG, PerFedAvgSettings
 from p2pfl.courses.pfedme import PFEDME, PFedMeSettings
+from p2pfl.courses.powergossip import POWERGOSSIP, PowerGossipSettings
 from p2pfl.courses.pushsum import PUSHSUM, PushsumSettings
 from p2pfl.courses.qfedavg import QFEDAVG, QFedAvgSettings
 from p2pfl.courses.qgm import QGM, QgmSettings
@@ -52,6 +53,7 @@ COURSES = {
         ChocoSettings(rounds=3),
         build("ring", 5),
     ),
+    "powergossip": (POWERGOSSIP, PowerGossipSettings(rounds=3, rank=2), build("ring", 5)),
     "deepsqueeze": (
         replace(DEEPSQUEEZE, play=lambda place: DEEPSQUEEZE.play(replace(place, compress=CompressSpec(COMPRESS.up)))),
         DeepSqueezeSettings(rounds=3),

@@ -42,6 +42,7 @@ from p2pfl.courses.gossiplearning import GOSSIP_LEARNING
 from p2pfl.courses.gradtrack import GRADTRACK
 from p2pfl.courses.hierarchical import HIERARCHICAL
 from p2pfl.courses.ifca import IFCA
+from p2pfl.courses.jwins import JWINS
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG
 from p2pfl.courses.pens import PENS
 from p2pfl.courses.perfedavg import PERFEDAVG
@@ -116,6 +117,7 @@ COURSES: Mapping[str, Course] = {
         FEDPROTO,
         CHOCO,
         POWERGOSSIP,
+        JWINS,
         DEEPSQUEEZE,
         PFEDME,
         APFL,

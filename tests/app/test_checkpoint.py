@@ -25,6 +25,7 @@ COURSES = {
         "compress": {"up": {"select": "low-rank", "values": "sign"}},
         "topology": {"family": "ring", "n": 4},
     },
+    "jwins": {"course": {"name": "jwins"}, "topology": {"family": "one-peer-exponential", "n": 4}},
     "powergossip": {"course": {"name": "powergossip", "rank": 2}, "topology": {"family": "ring", "n": 4}},
     "deepsqueeze": {
         "course": {"name": "deepsqueeze"},

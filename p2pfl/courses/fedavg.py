@@ -416,7 +416,9 @@ def _play(place: Place) -> tuple[object, ...]:
 def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[object, ...]:
     """The server, or a client, of a rule."""
     settings = place.settings
-    rule = compressed(tuned(plain, settings.finetuning(place.learner.train)), place.learner, place.compress, place.tally)
+    rule = compressed(
+        tuned(plain, settings.finetuning(place.learner.train)), place.learner, place.compress, place.tally
+    )
     require(
         not place.compress.up.incremental or settings.hears_all,
         "compress.up.memory is 'ef21', which needs equal weights and every update; set course.weights to equal, "

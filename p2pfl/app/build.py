@@ -16,6 +16,7 @@ from p2pfl.errors import ConfigError, require
 from p2pfl.journal.journal import Journal
 from p2pfl.learn.arrays import Laid
 from p2pfl.learn.data import Dataset, Shard, load_dataset
+from p2pfl.learn.entropy import Tally
 from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.partition import partition, partition_test
 from p2pfl.learn.tiers import Tier, tier_of
@@ -64,6 +65,8 @@ class Setup:
     shards: Mapping[int, Shard]
     tests: Mapping[int, Shard] = field(default_factory=dict)
     """Each seat's own part of the test part, where that is dealt as well."""
+    tally: Tally = field(default_factory=Tally, compare=False)
+    """Of what has come to the seats that were filled."""
 
     @property
     def sleepers(self) -> Collection[int]:
@@ -116,6 +119,7 @@ class Setup:
                 stop,
                 journal,
                 self.config.compress,
+                self.tally,
             )
         )
         if journal is not None and (last := journal.last()) is not None:

@@ -42,11 +42,13 @@ from p2pfl.courses.gossiplearning import GOSSIP_LEARNING
 from p2pfl.courses.gradtrack import GRADTRACK
 from p2pfl.courses.hierarchical import HIERARCHICAL
 from p2pfl.courses.ifca import IFCA
+from p2pfl.courses.jwins import JWINS
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG
 from p2pfl.courses.pens import PENS
 from p2pfl.courses.perfedavg import PERFEDAVG
 from p2pfl.courses.pfedme import PFEDME
 from p2pfl.courses.plexus import PLEXUS
+from p2pfl.courses.powergossip import POWERGOSSIP
 from p2pfl.courses.pushsum import PUSHSUM
 from p2pfl.courses.qfedavg import QFEDAVG
 from p2pfl.courses.qgm import QGM
@@ -118,6 +120,8 @@ COURSES: Mapping[str, Course] = {
         FEDEM,
         FEDPROTO,
         CHOCO,
+        POWERGOSSIP,
+        JWINS,
         DEEPSQUEEZE,
         PFEDME,
         APFL,

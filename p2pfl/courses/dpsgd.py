@@ -30,7 +30,6 @@ from p2pfl.courses.gossip import (
     Standing,
     begin,
     catch_up,
-    consensus_distance,
     links,
     neighborhood,
     part,
@@ -159,7 +158,7 @@ class Mixer(Gossiping):
 
     async def run(self, node: Node) -> None:
         self._node = node
-        node.agree(self._learner.schema, self._steps.parts.schema)
+        node.agree(self._learner.schema, *self._steps.parts.schemas)
         lead = await begin(node, self._learner, self._neighbors, self._round)
         while True:
             if lead is not None:
@@ -191,11 +190,8 @@ class Mixer(Gossiping):
         shared = steps.give(before, trained)
         heard = await self._exchange(node, round, shared)
         self.params = steps.take(before, trained, self._mix(node, round, shared, heard), heard)
-        distance = (
-            consensus_distance(steps.shown(shared), map(steps.shown, heard.values()))
-            if self._settings.is_due(self._learner.seat, round)
-            else None
-        )
+        due = self._settings.is_due(self._learner.seat, round)
+        distance = steps.distance(shared, heard) if due else None
         metrics = await self._settings.measure(self._learner, self.params, round, fitted, distance)
         await self._durable.commit(node, self._round, self.state(), metrics)
         node.emit(RoundEnded(round + 1, len(heard) + 1, metrics))

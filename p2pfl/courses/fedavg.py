@@ -127,6 +127,11 @@ class FedAvgSettings:
                 )
 
     @property
+    def hears_all(self) -> bool:
+        """Whether every update that is asked for counts, and as much as every other."""
+        return self.weights == "equal" and self.quorum == 1 and not (self.deadline_seconds or self.over_selection)
+
+    @property
     def rules(self) -> RoundRules:
         return RoundRules(
             fraction=self.fraction,
@@ -298,7 +303,7 @@ class Server(Leader):
         super().__init__(learner, settings, asked, Durable(journal), stop, rule)
 
     async def run(self, node: Node) -> None:
-        node.agree(self._served.schema, self._rule.down.schema, self._rule.up.schema)
+        node.agree(self._served.schema, *self._rule.down.schemas, *self._rule.up.schemas)
         if self._round:
             await self._clients.reassemble(node)
         else:
@@ -372,7 +377,7 @@ class Trainer:
         return whole and type(self._outbox.local) is Training
 
     async def run(self, node: Node) -> None:
-        node.agree(self._served.schema, self._rule.down.schema, self._rule.up.schema)
+        node.agree(self._served.schema, *self._rule.down.schemas, *self._rule.up.schemas)
         try:
             with node.waiting("the end of the course"):
                 await self._over.wait()
@@ -418,11 +423,19 @@ def _play(place: Place) -> tuple[object, ...]:
 
 def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[object, ...]:
     """The server, or a client, of a rule."""
-    rule = compressed(tuned(plain, place.settings.finetuning(place.learner.train)), place.learner, place.compress)
+    settings = place.settings
+    rule = compressed(
+        tuned(plain, settings.finetuning(place.learner.train)), place.learner, place.compress, place.tally
+    )
+    require(
+        not place.compress.up.incremental or settings.hears_all,
+        "compress.up.memory is 'ef21', which needs equal weights and every update; set course.weights to equal, "
+        "course.quorum to 1, course.deadline_seconds and course.over_selection to 0",
+    )
     if place.seat:
         return (Trainer(place.learner, 0, place.journal, rule),)
     clients = place.topology.union.neighbors(0)
-    return (server(place.learner, place.settings, clients, place.stop, place.journal, rule),)
+    return (server(place.learner, settings, clients, place.stop, place.journal, rule),)
 
 
 def _prefixed(prefix: str, state: RoleState) -> RoleState:

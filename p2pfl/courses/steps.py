@@ -19,6 +19,7 @@ from typing import Protocol
 from torch import Tensor
 
 from p2pfl.courses.course import RoleState
+from p2pfl.courses.gossip import consensus_distance
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.parts import Parts
 from p2pfl.learn.train import FitResult
@@ -62,8 +63,8 @@ class Steps(Protocol):
     def check(self, vector: Tensor) -> None:
         """Raises RemoteProtocolError for what no honest neighbour gives. NaN and infinity are looked for elsewhere."""
 
-    def shown(self, vector: Tensor) -> Tensor:
-        """The model in what a node gives: for the distance between nodes."""
+    def distance(self, shared: Tensor, heard: Mapping[int, Tensor]) -> float | None:
+        """How far the neighbours are that were heard in a round, after its `take`; None if none was."""
 
     def public(self, params: Tensor) -> Tensor:
         """What of our model is given to a neighbour that comes late, and goes on with it; as long as the model."""
@@ -115,7 +116,11 @@ class Adapt:
     def check(self, vector: Tensor) -> None:
         return None
 
+    def distance(self, shared: Tensor, heard: Mapping[int, Tensor]) -> float | None:
+        return consensus_distance(self.shown(shared), map(self.shown, heard.values()))
+
     def shown(self, vector: Tensor) -> Tensor:
+        """The model in what a node gives."""
         return vector
 
     def public(self, params: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ COURSES = {
         "compress": {"up": {"select": "low-rank", "values": "sign"}},
         "topology": {"family": "ring", "n": 4},
     },
+    "jwins": {"course": {"name": "jwins"}, "topology": {"family": "one-peer-exponential", "n": 4}},
+    "powergossip": {"course": {"name": "powergossip", "rank": 2}, "topology": {"family": "ring", "n": 4}},
     "deepsqueeze": {
         "course": {"name": "deepsqueeze"},
         "compress": {"up": {"values": "qsgd"}},
@@ -33,6 +35,11 @@ COURSES = {
     "compressed": {
         "course": {"name": "fedavg"},
         "compress": {"up": {"select": "low-rank", "values": "sign"}, "down": {"values": "qsgd"}},
+        "topology": {"n": 5},
+    },
+    "ef21": {
+        "course": {"name": "fedavg", "weights": "equal", "fraction": 0.5},
+        "compress": {"up": {"select": "top-k", "memory": "ef21"}, "down": {"values": "uniform", "entropy": "zlib"}},
         "topology": {"n": 5},
     },
     "scaffold": {"course": {"name": "scaffold", "fraction": 0.5}, "topology": {"n": 5}},

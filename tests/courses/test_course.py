@@ -29,11 +29,13 @@ from p2pfl.courses.gossiplearning import GOSSIP_LEARNING, GossipLearningSettings
 from p2pfl.courses.gradtrack import GRADTRACK, GradtrackSettings
 from p2pfl.courses.hierarchical import HIERARCHICAL, HierarchicalSettings
 from p2pfl.courses.ifca import IFCA, IfcaSettings
+from p2pfl.courses.jwins import JWINS, JwinsSettings
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG, FedBnSettings, FedPerSettings, LgFedAvgSettings
 from p2pfl.courses.pens import PENS, PensSettings
 from p2pfl.courses.perfedavg import PERFEDAVG, PerFedAvgSettings
 from p2pfl.courses.pfedme import PFEDME, PFedMeSettings
 from p2pfl.courses.plexus import PLEXUS, PlexusSettings
+from p2pfl.courses.powergossip import POWERGOSSIP, PowerGossipSettings
 from p2pfl.courses.pushsum import PUSHSUM, PushsumSettings
 from p2pfl.courses.qfedavg import QFEDAVG, QFedAvgSettings
 from p2pfl.courses.qgm import QGM, QgmSettings
@@ -54,6 +56,8 @@ COURSES = {
         ChocoSettings(rounds=3),
         build("ring", 5),
     ),
+    "jwins": (JWINS, JwinsSettings(rounds=3), build("one-peer-exponential", 4)),
+    "powergossip": (POWERGOSSIP, PowerGossipSettings(rounds=3, rank=2), build("ring", 5)),
     "deepsqueeze": (
         replace(DEEPSQUEEZE, play=lambda place: DEEPSQUEEZE.play(replace(place, compress=CompressSpec(COMPRESS.up)))),
         DeepSqueezeSettings(rounds=3),

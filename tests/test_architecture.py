@@ -67,7 +67,7 @@ PURE_CALLS = {  # at import, a module may make values; it may not do anything
     "frozenset", "functools.lru_cache", "len", "logging.getLogger", "lru_cache", "max", "min", "np.dtype", "range",
     "re.compile", "struct.Struct", "threading.Lock", "time.get_clock_info", "tuple", "type", "tyro.conf.arg",
     "Aead", "Course", "NodeSettings", "SessionLimits", "Versions",  # frozen dataclasses of our own
-    "mixing", "paced", "starred",  # make a Course
+    "mixing", "paced", "sampling", "starred",  # make a Course
 }  # fmt: skip
 
 WITHOUT_TESTS = {

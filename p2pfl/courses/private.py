@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from torch import Tensor
 
 from p2pfl.courses.course import Place, RoleState
+from p2pfl.courses.gossip import consensus_distance
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.parts import Parts
 from p2pfl.courses.steps import Steps
@@ -66,7 +67,11 @@ class Private:
     def check(self, vector: Tensor) -> None:
         return None
 
+    def distance(self, shared: Tensor, heard: Mapping[int, Tensor]) -> float | None:
+        return consensus_distance(self.shown(shared), map(self.shown, heard.values()))
+
     def shown(self, vector: Tensor) -> Tensor:
+        """The shared part of the model in what a node gives."""
         return self.parts.split(vector)["params"]
 
     def public(self, params: Tensor) -> Tensor:

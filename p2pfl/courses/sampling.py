@@ -253,7 +253,8 @@ class Sampled(Gossiping, ABC):
             for seat in self._givers(node, round, box.position):
                 if seat not in box.models:
                     node.emit(UpdateMissing(round + 1, f"seat {seat}", "its model has not come in time", "late"))
-            params = self._mean(node, round, box.models)
+            mean = _mean(node, round, box.models)
+            params = self.params if mean is None else mean
             self._made = max(self._made, round + 1)
             self._hold(round + 1, params)
             metrics = await self._measure(params, round, box) if box.position == 0 else {}
@@ -271,17 +272,6 @@ class Sampled(Gossiping, ABC):
         distance = consensus_distance(params, [model for model, _ in box.models.values()])
         metrics = await self._settings.measure(self._learner, params, round, None, distance)
         return {**metrics, "train_loss": fmean(losses)} if losses else metrics
-
-    def _mean(self, node: Node, round: int, models: dict[int, Trained]) -> Tensor:
-        """Of the models that are finite, in the order of the seats; ours, if there is none."""
-        total, count = None, 0
-        for seat, (model, _) in sorted(models.items()):
-            if is_finite(model):
-                total, count = model.clone() if total is None else total.add_(model), count + 1
-            else:
-                reason = "its model has NaN or infinite numbers"
-                node.emit(UpdateMissing(round + 1, f"seat {seat}", reason, "unusable"))
-        return self.params if total is None else total.div_(count)
 
     async def _answer(self, node: Node, seat: int, request: Request[AnswerT], seconds: float) -> AnswerT | None:
         """What a peer answers, whose view comes with it; None if it does not."""
@@ -426,6 +416,18 @@ class Sampled(Gossiping, ABC):
                 self._follow(lead)
         await self._through.wait()
         return Released()
+
+
+def _mean(node: Node, round: int, models: dict[int, Trained]) -> Tensor | None:
+    """Of the models that are finite, in the order of the seats; None, if there is none."""
+    total, count = None, 0
+    for seat, (model, _) in sorted(models.items()):
+        if is_finite(model):
+            total, count = model.clone() if total is None else total.add_(model), count + 1
+        else:
+            reason = "its model has NaN or infinite numbers"
+            node.emit(UpdateMissing(round + 1, f"seat {seat}", reason, "unusable"))
+    return None if total is None else total.div_(count)
 
 
 def sampling(name: str, settings: type[SamplingSettings], role: type[Sampled]) -> Course:

@@ -80,7 +80,7 @@ COURSES: Mapping[str, Line] = {
     "pens": Line(
         "full", 4, {"selection_rounds": 2, "candidates": 2, "best": 1, "wait_seconds": 0.1}, UNEQUAL, in_step=False
     ),
-    "swift": Line("ring", 4, {}, UNEQUAL, in_step=False),
+    "swift": Line("full", 4, {}, UNEQUAL, in_step=False),  # where nobody begins before all are there
     "adpsgd": Line("ring", 4, {}, UNEQUAL, in_step=False),
 }
 

@@ -157,7 +157,11 @@ class Sampled(Gossiping, ABC):
             self._view.join(self._learner.seat, self._round)
             await self._advertise(node)
             self._begin_if_due(node)
-            await self._watch(node)
+            try:
+                await self._watch(node)
+            except asyncio.CancelledError:  # begin nothing more, and let who asks wait until the node has stopped
+                self._ready.clear()
+                raise
             for box in self._boxes.values():
                 box.over.set()
             for task in self._tasks:
@@ -205,7 +209,7 @@ class Sampled(Gossiping, ABC):
 
     def _take_on(self, node: Node, round: int, params: Tensor, position: int) -> None:
         """Train in this round, unless that was done, or the course is beyond it."""
-        if round <= self._worked or self._is_past(round) or round >= self._stop:
+        if round <= self._worked or self._is_past(round) or round >= self._stop or not self._ready.is_set():
             return
         self._worked = round
         self._hold(round, params)
@@ -233,7 +237,7 @@ class Sampled(Gossiping, ABC):
 
     async def _collect(self, node: Node, round: int, position: int, seat: int, model: Trained) -> None:
         """Put a model to the others of its round; until the mean is in other hands. It may be late for that."""
-        if self._is_past(round) or self._round >= self._stop:
+        if self._is_past(round) or self._round >= self._stop or not self._ready.is_set():
             return
         box = self._boxes.get(round)
         if box is None:

@@ -13,8 +13,10 @@ from p2pfl.courses.learner import Learner
 from p2pfl.errors import ConfigError, require
 from p2pfl.journal.journal import Journal
 from p2pfl.learn.data import Dataset, Shard, load_dataset
+from p2pfl.learn.metrics import own_metric
 from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.partition import partition
+from p2pfl.learn.specs import MetricsSpec
 from p2pfl.learn.tiers import Tier, tier_of
 from p2pfl.learn.train import fit
 from p2pfl.topology.families import build
@@ -79,9 +81,8 @@ class Setup:
         holdout = self.config.partition.holdout
         if shard is not None and holdout > 0:
             shard, validation = shard.split(holdout, self.config.seed)
-        return Learner(
-            seat, self.config.seed, self.model, self.config.train, compute, shard, validation, self.dataset.test
-        )
+        config, test = self.config, self.dataset.test
+        return Learner(seat, config.seed, self.model, config.train, compute, shard, validation, test, config.metrics)
 
     def roles(
         self, seat: int, compute: Compute, stop: int | None = None, journal: Journal | None = None
@@ -137,11 +138,20 @@ def prepare(config: Config[Any], seat: int | None = None) -> Setup:
     require(takes, f"compress: {course.name} does not compress what it sends; leave out [compress]")
     topology = build_topology(config.topology, course)
     seats = course.learners(topology.union)
+    _check_metrics(config.metrics, seats)
     if config.partition.scheme == "own":
         return _own(config, course, topology, [s for s in seats if seat is None or s == seat], seat)
     dataset = load_dataset(config.data, config.seed)
     shards = _BySeat(seats, partition(dataset, config.partition, len(seats), config.seed))
     return Setup(config, course, topology, dataset, _model(config, dataset), shards)
+
+
+def _check_metrics(spec: MetricsSpec, seats: Sequence[int]) -> None:
+    for path in spec.own:
+        own_metric(path)  # raises if there is no such function
+    for group, members in spec.groups.items():
+        for seat in members:
+            require(seat in seats, f"metrics.groups: {group} has seat {seat}, which holds no examples; leave it out")
 
 
 def _model(config: Config[Any], dataset: Dataset) -> Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-__all__ = ["Display", "table"]
+__all__ = ["Display", "spread_table", "table"]
 
 
 class Display:
@@ -73,3 +74,13 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     for row in rows:
         made.add_row(*row)
     return made
+
+
+def spread_table(found: Mapping[str, Mapping[str, float]]) -> Table:
+    """How metrics are spread over clients; see p2pfl.learn.spread."""
+    figures = dict.fromkeys(figure for values in found.values() for figure in values)
+    rows = [
+        [figure, *(f"{values[figure]:.4f}" if figure in values else "" for values in found.values())]
+        for figure in figures
+    ]
+    return table("over the clients, in the last round", ["", *found], rows)

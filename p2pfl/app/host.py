@@ -31,6 +31,7 @@ from p2pfl.app.run import RunFolder
 from p2pfl.app.software import own_software
 from p2pfl.courses.course import HoldsModel
 from p2pfl.courses.durable import RoundCommitted
+from p2pfl.courses.scores import ClientsEvaluated
 from p2pfl.errors import P2pflError
 from p2pfl.learn.params import model_hash
 from p2pfl.node.events import Event, RoundEnded, RoundStarted
@@ -147,6 +148,8 @@ class _Recording:
 
     def push(self, event: Event) -> None:
         self.folder.log(str(event))
+        if isinstance(event, ClientsEvaluated):
+            self.folder.clients(event.round, event.clients)
         if isinstance(event, RoundEnded):
             self.metrics = event.metrics or self.metrics
             self.folder.metrics(**asdict(event))

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from p2pfl.council.council import Council
-from p2pfl.courses.best import Best
+from p2pfl.courses.best import BETTER, Best, Goal
 from p2pfl.courses.coded import compressed
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
 from p2pfl.courses.durable import Durable
@@ -30,6 +30,7 @@ from p2pfl.courses.outbox import Outbox, score
 from p2pfl.courses.rounds import Clients, Collected, RoundRules
 from p2pfl.courses.rules import Rule, averaging
 from p2pfl.courses.samplers import SAMPLERS, SamplerSpec
+from p2pfl.courses.scores import BY_CLIENTS, CLIENT, UNSEEN, ClientsEvaluated
 from p2pfl.errors import CourseError, require
 from p2pfl.journal.certificate import Certificate
 from p2pfl.journal.journal import Journal
@@ -103,8 +104,15 @@ class FedAvgSettings:
     """Stop after so many evaluations without a better one; 0: never."""
     target_accuracy: float = 0.0
     """Stop as soon as this accuracy is reached; 0: never."""
+    target: float = 0.0
+    """Stop as soon as the metric `best_by` reaches this; 0: never."""
     keep: str = "last"
-    """The course's result: the model of the `last` round, or the `best` by accuracy (by loss, if there is none)."""
+    """The course's result: the model of the `last` round, or the `best`."""
+    best_by: str = ""
+    """The metric that `keep`, `patience` and `target` judge by, any that a round tells; empty: accuracy, or loss if
+    there is none."""
+    best_is: str = "auto"
+    """The best is the `highest` or the `lowest`; `auto`: of a loss the lowest, of all else the highest."""
 
     def __post_init__(self) -> None:
         for name in ("rounds", "evaluate_every", "most_examples", "candidates", "groups"):
@@ -119,12 +127,20 @@ class FedAvgSettings:
             require(value in choices, f"course.{name} is {value!r}; it must be one of {', '.join(choices)}")
         idle = self.unseen > 0 and self.evaluate not in ("clients", "both")
         require(not idle, "course.unseen is set, and clients are not evaluated; set course.evaluate to clients or both")
+        aimless = bool(self.target) and not self.best_by
+        require(not aimless, f"course.target is {self.target}; name the metric that is to reach it in course.best_by")
+        unheard = self.best_by.startswith(BY_CLIENTS) and self.evaluate not in ("clients", "both")
+        require(not unheard, f"course.best_by is {self.best_by!r}; set course.evaluate to clients or both")
         if self.coordinator == "elect":
             for name, only in _ELECTED.items():
                 value = getattr(self, name)
                 require(
                     value in only, f"course.{name} is {value!r}; with course.coordinator = 'elect' it must be {only}"
                 )
+
+    @property
+    def aim(self) -> Goal:
+        return Goal(self.best_by, self.best_is, self.patience, self.target, self.target_accuracy)
 
     @property
     def rules(self) -> RoundRules:
@@ -160,6 +176,7 @@ _CHOICES = {
     "coordinator": ("fixed", "elect"),
     "evaluate": ("server", "clients", "both", "none"),
     "keep": ("last", "best"),
+    "best_is": BETTER,
 }
 _ELECTED = {
     "keep": ("last",),
@@ -195,7 +212,7 @@ class Leader:
         self._settings = settings
         self._durable = durable
         self._clients = clients
-        self._best = Best(settings.patience, settings.target_accuracy)
+        self._best = Best(settings.aim)
 
     @property
     def rule(self) -> Rule:
@@ -227,8 +244,11 @@ class Leader:
     async def _play_round(self, node: Node, round: int) -> None:
         collected = await self._collect(node, round)
         self._updates += collected.count
-        found = {"train_loss": collected.loss, **collected.metrics, **await self._evaluate(node, round)}
+        evaluated = await self._evaluate(node, round)
+        found = {"train_loss": collected.loss, **collected.metrics, **evaluated}
         metrics = {name: value for name, value in found.items() if value is not None and number(value) is not None}
+        if evaluated:
+            self._settings.aim.check(metrics)
         self._best.note(self.params, metrics)
         certificate = await self._certificate(node, round, collected)
         self._round = round + 1
@@ -239,19 +259,23 @@ class Leader:
     def _ended(self) -> str:
         return f"all {self._round} rounds are done" if self._round == self._settings.rounds else ""
 
-    async def _evaluate(self, node: Node, round: int) -> dict[str, float | None]:
+    async def _evaluate(self, node: Node, round: int) -> dict[str, float]:
         """What is measured after a round, if it is time to measure."""
-        found: dict[str, float | None] = {}
-        if self._is_due(round, "server") and self._learner.test is not None:
-            evaluation = await self._learner.evaluate(self.params, self._learner.test)
-            found |= {"accuracy": evaluation.accuracy, "loss": evaluation.loss}
+        found: dict[str, float] = {}
+        learner, spec = self._learner, self._learner.metrics
+        if self._is_due(round, "server") and learner.test is not None:
+            found |= (await learner.evaluate(self.params, learner.test)).figures
         if self._is_due(round, "clients"):
-            ask = Evaluate(round, self._serve())
-            scored = await self._clients.evaluate(node, ask)
-            found |= {"client_accuracy": scored.accuracy, "client_loss": scored.loss}
+            ask = Evaluate(round, self._serve(), each=bool(spec.clients))
+            scores = await self._clients.evaluate(node, ask)
+            found |= scores.figures(CLIENT)
+            each = scores.by_client
             if self._clients.unseen:
-                scored = await self._clients.evaluate(node, ask, unseen=True)
-                found |= {"unseen_accuracy": scored.accuracy, "unseen_loss": scored.loss}
+                scores = await self._clients.evaluate(node, ask, unseen=True)
+                found |= scores.figures(UNSEEN)
+                each |= scores.by_client
+            if "each" in spec.clients:
+                node.emit(ClientsEvaluated(round + 1, each))
         return found
 
     def _is_due(self, round: int, where: str) -> bool:

@@ -15,7 +15,7 @@ from p2pfl.learn.data import Shard
 from p2pfl.learn.evaluate import Evaluation
 from p2pfl.learn.model import Model
 from p2pfl.learn.params import model_hash
-from p2pfl.learn.specs import TrainSpec
+from p2pfl.learn.specs import MetricsSpec, TrainSpec
 from p2pfl.learn.train import FitResult
 from p2pfl.wire.tensor import Schema, Tensors
 
@@ -46,11 +46,19 @@ class Learner:
     shard: Shard | None = None  # the examples of this seat; a coordinator has none
     validation: Shard | None = None  # examples of this seat that it does not train on
     test: Shard | None = None  # the course's test part, where this seat has it
+    metrics: MetricsSpec = field(default_factory=MetricsSpec)
     parts: Parts = field(init=False)
     """What a model is sent as."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", Parts(self.model))
+
+    @property
+    def measured(self) -> Shard:
+        """The examples that this seat evaluates on: those that it holds out, or else all of its own."""
+        shard = self.validation or self.shard
+        assert shard is not None, "only seats with examples are asked"
+        return shard
 
     @property
     def schema(self) -> Schema:
@@ -102,9 +110,12 @@ class Learner:
             late = f"it took longer than train.limit_seconds = {limit:g}; raise that, or train less in a round"
             raise ComputeError(f"local training failed: {late if watchdog.expired() else _named(error)}") from error
 
-    async def evaluate(self, params: Tensor, shard: Shard) -> Evaluation:
-        """Loss and accuracy on `shard`."""
-        return await self.compute.run(EvaluateJob(params, self.model, shard))
+    async def evaluate(self, params: Tensor, shard: Shard, *, own: bool = True) -> Evaluation:
+        """Loss and accuracy on `shard`, and metrics of the user's own, unless they are of no use.
+
+        Raises ComputeError if one of these fails.
+        """
+        return await self.compute.run(EvaluateJob(params, self.model, shard, self.metrics.own if own else ()))
 
 
 def _named(error: Exception) -> str:

@@ -19,6 +19,7 @@ from p2pfl.courses.learner import Learner, seed_of
 from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update, number
 from p2pfl.courses.parts import Parts
 from p2pfl.courses.samplers import SamplerSpec, Seen
+from p2pfl.courses.scores import Scores, weighted_mean
 from p2pfl.errors import ComputeError, RemoteProtocolError, require
 from p2pfl.journal.certificate import Contribution
 from p2pfl.node.events import Event, UpdateMissing
@@ -323,23 +324,18 @@ class Clients:
             else:
                 self.sampler.note(seat_of(peer), Seen(seconds, round=round))
 
-    async def evaluate(self, node: Node, ask: Evaluate, *, unseen: bool = False) -> Score:
-        """Let all who train evaluate, each on its own examples; the mean weighted by their numbers.
-
-        `unseen`: those who never train, instead.
-        """
+    async def evaluate(self, node: Node, ask: Evaluate, *, unseen: bool = False) -> Scores:
+        """Let all who train evaluate, each on its own examples. `unseen`: those who never train, instead."""
         await self.assemble(node, at_least=1)
         there = filter(self._there(node), (seat for seat in self.seats if (seat in self.unseen) is unseen))
-        scores: list[Score] = [] if self._own is None or unseen else [await self._own.own_score(ask)]
+        scores = Scores(self.learner.metrics)
+        if self._own is not None and not unseen:
+            scores.take(self.learner.seat, await self._own.own_score(ask))
         while seats := list(islice(there, _AT_ONCE)):
             batch = await node.call(seats)
-            scores += await self._scores(node, batch, ask)
+            await self._score(node, batch, ask, scores)
             await self.dismiss(node, batch)
-        return Score(
-            _mean((score.loss, score.num_examples) for score in scores),
-            _mean((score.accuracy, score.num_examples) for score in scores),
-            sum(score.num_examples for score in scores),
-        )
+        return scores
 
     async def finish(self, node: Node, ask: Finish) -> None:
         """Give the result to all who are awake; who is cut off at this moment has a little time to come back for it."""
@@ -350,18 +346,16 @@ class Clients:
                 async for _ in replies:
                     pass
 
-    async def _scores(self, node: Node, clients: Sequence[Peer], ask: Evaluate) -> list[Score]:
-        scores: list[Score] = []
+    async def _score(self, node: Node, clients: Sequence[Peer], ask: Evaluate, scores: Scores) -> None:
         replies = node.ask_all(clients, ask, rejoin_seconds=self.patience(node))
         with suppress(TimeoutError):
             async with asyncio.timeout(self.rules.deadline_seconds or None), replies:
-                async for _, score in replies:
-                    scores.append(score)
+                async for peer, score in replies:
+                    scores.take(seat_of(peer), score)
         for peer, error in replies.failed.items():
             node.emit(UpdateMissing.because(ask.round + 1, peer.name, error))
         for peer in _by_seat(replies.waiting):
             node.emit(UpdateMissing(ask.round + 1, peer.name, LATE, "late"))
-        return scores
 
 
 class Harvest:
@@ -406,7 +400,7 @@ class Harvest:
         num_examples = sum(examples for _, examples in self._losses)
         by_seat = tuple(sorted(self._contributions, key=lambda each: each.seat))
         discount = self._weight / self._undiscounted if self._undiscounted else 1.0
-        count, loss = self.mean.count, _mean(self._losses)
+        count, loss = self.mean.count, weighted_mean(self._losses)
         return Collected(self.mean.value(), count, num_examples, loss, by_seat, discount, metrics)
 
 
@@ -430,10 +424,3 @@ def seat_of(peer: Peer) -> int:
 
 def _by_seat(peers: Iterable[Peer]) -> list[Peer]:
     return sorted(peers, key=lambda peer: (peer.seat is None, peer.seat, peer.id))
-
-
-def _mean(weighted: Iterable[tuple[float | None, int]]) -> float | None:
-    """The weighted mean of those numbers that are there; exact, so that the order does not matter."""
-    there = [(value, weight) for value, weight in weighted if value is not None and weight > 0]
-    total = sum(weight for _, weight in there)
-    return math.fsum(value * weight for value, weight in there) / total if total else None

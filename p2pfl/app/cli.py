@@ -19,6 +19,7 @@ usage: p2pfl COMMAND ...
 
   simulate COURSE.toml [OPTIONS]   run a course in one process, on virtual time
   node [OPTIONS]                   run a node on this host (as python -m p2pfl.node)
+  report RUN ...                   compare runs: a table, or a page with charts
   check COURSE.toml | MODULE       verify the message flow of a course, and draw it
   doctor --peers ADDRESS ...       test the links to other nodes, with advice
   fuzz COURSE.toml | MODULE        run a course under many seeds, each with faults of its own, and check it
@@ -87,6 +88,12 @@ def _node(arguments: list[str]) -> int:
     return run_host(arguments)
 
 
+def _report(arguments: list[str]) -> int:
+    from p2pfl.app.report import report_command  # noqa: PLC0415 - loads rich
+
+    return report_command(arguments)
+
+
 def _check(arguments: list[str]) -> int:
     from p2pfl.app.preview import check_command  # noqa: PLC0415 - loads torch
 
@@ -132,6 +139,7 @@ def _identity(arguments: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "simulate": _simulate,
     "node": _node,
+    "report": _report,
     "check": _check,
     "doctor": _doctor,
     "fuzz": _fuzz,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -103,6 +104,7 @@ class Host:
         node.dispatch.expecting = False
         await node.members.announce(seat=seat)
         self._display.line(f"seat {seat} of {setup.topology!r}")
+        began = time.monotonic()
         remembering = asyncio.create_task(remember(node, enrolled.mark, folder))
         try:
             await node.run()
@@ -110,10 +112,12 @@ class Host:
             remembering.cancel()
         for role in roles:
             if isinstance(role, HoldsModel):
-                self._report(node, enrolled, role.params, recording.metrics)
+                self._report(node, enrolled, role.params, recording.metrics, time.monotonic() - began)
         self._display.line(f"run folder {folder.path}")
 
-    def _report(self, node: Node, enrolled: Enrolled, params: Tensor, metrics: dict[str, float]) -> None:
+    def _report(
+        self, node: Node, enrolled: Enrolled, params: Tensor, metrics: dict[str, float], seconds: float
+    ) -> None:
         folder = enrolled.folder
         folder.model(enrolled.setup.model.layout, params)
         figures = {
@@ -123,6 +127,7 @@ class Host:
             "seat": node.seat,
             "peer_id": node.id,
             "metrics": metrics,
+            "seconds": seconds,
             **asdict(node.statistics()),
         }
         folder.report(figures)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import fcntl
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +29,7 @@ from torch import Tensor
 
 from p2pfl.app.checkpoint import CHECKPOINT
 from p2pfl.app.config import Config, course_hash, to_mapping
-from p2pfl.app.lines import Lines
+from p2pfl.app.lines import Lines, rows_of
 from p2pfl.errors import ConfigError, JournalError
 from p2pfl.journal.ledger import LEDGER
 from p2pfl.learn.params import Layout, model_hash
@@ -120,11 +119,11 @@ class RunFolder:
         folder = cls.__new__(cls)
         folder.path = path
         try:
-            rows = _rows((path / "metrics.jsonl").read_bytes())
+            rows = rows_of((path / "metrics.jsonl").read_bytes())
             folder.earlier = [row for row in rows if row["round"] <= rounds]
             folder._write("metrics.jsonl", _lines(folder.earlier))
             if (path / _CLIENTS).exists():
-                rows = _rows((path / _CLIENTS).read_bytes())
+                rows = rows_of((path / _CLIENTS).read_bytes())
                 folder._write(_CLIENTS, _lines(row for row in rows if row["round"] <= rounds))
             folder._open("a")
         except (OSError, JournalError) as error:
@@ -193,16 +192,6 @@ class RunFolder:
 
 def _lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return b"".join(orjson.dumps(row) + b"\n" for row in rows)
-
-
-def _rows(content: bytes) -> list[dict[str, Any]]:
-    found = []
-    for line in content.splitlines():
-        with suppress(orjson.JSONDecodeError):
-            row = orjson.loads(line)
-            if isinstance(row, dict) and isinstance(row.get("round"), int):
-                found.append(row)
-    return found
 
 
 def _fresh(base: Path, name: str) -> Path:

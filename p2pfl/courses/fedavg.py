@@ -18,12 +18,12 @@ from typing import Any
 from torch import Tensor
 
 from p2pfl.council.council import Council
-from p2pfl.courses.best import BETTER, Best, Goal
+from p2pfl.courses.best import Best
 from p2pfl.courses.coded import compressed
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
 from p2pfl.courses.durable import Durable
 from p2pfl.courses.elected import Member
-from p2pfl.courses.finetune import tuned
+from p2pfl.courses.best import Best
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Update, number
 from p2pfl.courses.outbox import Outbox, score

@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-__all__ = ["Display", "spread_table", "table"]
+__all__ = ["Display", "plain_console", "spread_table", "table"]
+
+_WIDE = 240
 
 
 class Display:
@@ -24,7 +26,7 @@ class Display:
     def __init__(self, *, as_json: bool, total: int, quiet: bool = False) -> None:
         self._json = as_json
         self._human = not (as_json or quiet)
-        self._console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        self._console = plain_console(stderr=as_json)
         self._live = self._console.is_terminal and self._human
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -64,6 +66,14 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+
+def plain_console(*, stderr: bool = False) -> Console:
+    """Text as it is. Where no terminal says how wide it is, tables have the room that they need."""
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _WIDE
+    return console
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:

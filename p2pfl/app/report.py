@@ -12,9 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import orjson
-from rich.console import Console
 
-from p2pfl.app.console import spread_table, table
+from p2pfl.app.console import plain_console, spread_table, table
 from p2pfl.app.page import page
 from p2pfl.app.results import Result, Summary, common_metric, read_all, summarise
 from p2pfl.courses.goal import BETTER, Goal
@@ -24,7 +23,6 @@ from p2pfl.learn.spread import spreads, summaries
 
 __all__ = ["report_command"]
 
-_WIDE = 240  # columns, where no terminal says how many there are
 _SHOWN = ("std", "min", "bottom10")  # of the spread over clients, in the table
 
 
@@ -67,9 +65,7 @@ def _tell(options: argparse.Namespace, results: list[Result], summaries: list[Su
         for summary in summaries:
             sys.stdout.write(orjson.dumps(asdict(summary)).decode() + "\n")
     elif str(options.csv) != "-":
-        console = Console(highlight=False, soft_wrap=True)
-        if not console.is_terminal:
-            console.width = _WIDE
+        console = plain_console()
         console.print(table(f"by {goal.by}", columns, rows))
         for run, found in _over_nodes(results).items():
             console.print(f"run {run}, over its nodes that are here:", markup=False)

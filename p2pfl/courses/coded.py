@@ -19,7 +19,7 @@ from torch import Tensor
 
 from p2pfl.courses.course import RoleState, as_tensor
 from p2pfl.courses.learner import Learner, seed_of
-from p2pfl.courses.parts import Parts
+from p2pfl.courses.parts import MODEL, Parts
 from p2pfl.courses.rules import Central, Local, Rule, Trained
 from p2pfl.errors import RemoteProtocolError, require
 from p2pfl.learn.compression import CompressSpec
@@ -35,7 +35,6 @@ __all__ = ["Coded", "Squeezed", "compressed"]
 Pipeline = Callable[[int, Layout | None], Transform]
 """For vectors of a length, and with the layout that they have, where it is known."""
 
-_MODEL = "params"
 _CODEC = "codec."  # before the names of what a pipeline remembers
 _LARGE = 1 << 18  # numbers, which take milliseconds to encode
 _TYPES: dict[DType, torch.dtype] = {
@@ -152,7 +151,7 @@ class Squeezed(Coded):
 
 def _pieces(plain: Parts, model: Model, pipeline: Pipeline) -> Iterator[_Piece]:
     """Parts as long as that of the model are encoded, but for running statistics, which must not change their sign."""
-    layout, whole = model.layout, plain.sizes[_MODEL]
+    layout, whole = model.layout, plain.sizes[MODEL]
     require(
         whole == layout.numel or layout.trainable == len(layout.entries),
         "compress: only a part of the model is sent, and the model has running statistics, which must stay exact; "
@@ -189,7 +188,7 @@ class _Codec:
         self._first = torch.empty(0)  # what all know that the server's half sends at first
         if isinstance(self.down, Coded):
             self._first = self.down.of_coded(rule.central().broadcast(model.initial, 0))
-        alike = rule.up.sizes[_MODEL] == rule.down.sizes[_MODEL] and not rule.relative
+        alike = rule.up.sizes[MODEL] == rule.down.sizes[MODEL] and not rule.relative
         self._shared = self.up.coded if isinstance(self.up, Coded) and alike else 0
 
     def reference(self, received: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
+from p2pfl.courses.diagnosis import diagnosed
 from p2pfl.courses.gossip import (
     Gossiping,
     GossipSettings,
@@ -72,6 +73,9 @@ class MixingSettings(GossipSettings):
 
     deadline_seconds: float = 0.0
     """After training, a round waits so long, and mixes what has come; 0: it waits for all who are linked."""
+    diagnose: bool = False
+    """Tell, where a node evaluates, how alike the models are that it mixes, as differences to its own of before:
+    dissimilarity, gradient diversity, norm, distance to their mean."""
 
     def __post_init__(self) -> None:
         GossipSettings.__post_init__(self)
@@ -186,6 +190,8 @@ class Mixer(Gossiping):
             else None
         )
         metrics = await self._settings.measure(self._learner, self.params, round, fitted, distance)
+        if self._settings.diagnose and self._settings.is_due(self._learner.seat, round):
+            metrics |= diagnosed(before, map(steps.shown, (shared, *heard.values())))
         await self._durable.commit(node, self._round, self.state(), metrics)
         node.emit(RoundEnded(round + 1, len(heard) + 1, metrics))
 

@@ -21,9 +21,11 @@ from p2pfl.council.council import Council
 from p2pfl.courses.best import Best
 from p2pfl.courses.coded import compressed
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
+from p2pfl.courses.diagnosis import Diagnosis
 from p2pfl.courses.durable import Durable
 from p2pfl.courses.elected import Member
-from p2pfl.courses.best import Best
+from p2pfl.courses.finetune import tuned
+from p2pfl.courses.goal import BETTER, Goal
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Update, number
 from p2pfl.courses.outbox import Outbox, score
@@ -113,6 +115,9 @@ class FedAvgSettings:
     there is none."""
     best_is: str = "auto"
     """The best is the `highest` or the `lowest`; `auto`: of a loss the lowest, of all else the highest."""
+    diagnose: bool = False
+    """Tell of each round how alike the updates are: dissimilarity, gradient diversity, norm, distance to their mean. It
+    costs a pass over each update."""
 
     def __post_init__(self) -> None:
         for name in ("rounds", "evaluate_every", "most_examples", "candidates", "groups"):
@@ -229,7 +234,8 @@ class Leader:
         """Have a cohort train, and make the next model of it."""
         cohort = await self._clients.cohort(node, round)
         node.emit(RoundStarted(round + 1, len(cohort)))
-        collected = await self._clients.train(node, cohort, self._ask(round))
+        ask = self._ask(round)
+        collected = await self._clients.train(node, cohort, ask, self._diagnosis(ask))
         if collected.mean is not None:
             share = collected.count / self._clients.total
             self.params = self._central.absorb(self.params, collected.mean, share, round)
@@ -240,6 +246,13 @@ class Leader:
 
     def _ask(self, round: int) -> Train:
         return Train(round, self._rule.down.tensors(self._central.broadcast(self.params, round)))
+
+    def _diagnosis(self, ask: Train) -> Diagnosis | None:
+        """Of the updates that this will bring, if that is wanted."""
+        if not self._settings.diagnose:
+            return None
+        received = self._rule.down.vector(ask.params, finite=False)
+        return Diagnosis(lambda vector: self._rule.update(vector, received))
 
     async def _play_round(self, node: Node, round: int) -> None:
         collected = await self._collect(node, round)
@@ -434,6 +447,10 @@ def _play(place: Place) -> tuple[object, ...]:
 
 def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[object, ...]:
     """The server, or a client, of a rule."""
+    if place.settings.diagnose:
+        require(place.compress.plain, "course.diagnose does not go with [compress]; leave one of them out")
+        unlike = f"course.diagnose compares updates, and those of {place.settings.name} are of different things"
+        require(plain.comparable, f"{unlike}; leave it out")
     rule = compressed(tuned(plain, place.settings.finetuning(place.learner.train)), place.learner, place.compress)
     if place.seat:
         return (Trainer(place.learner, 0, place.journal, rule),)

@@ -131,7 +131,7 @@ def _ifca(learner: Learner, settings: IfcaSettings) -> Rule:
     count = settings.clusters
     models, down = beginnings(learner, count), Parts(learner.model, params=count * learner.model.layout.numel)
     up = Chosen(learner.model, count)
-    return Rule(down, up, lambda: Clustering(models), lambda: Choosing(count), served=down)
+    return Rule(down, up, lambda: Clustering(models), lambda: Choosing(count), served=down, comparable=False)
 
 
 IFCA = starred("ifca", IfcaSettings, _ifca, compresses=False)

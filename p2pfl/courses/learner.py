@@ -19,9 +19,10 @@ from p2pfl.learn.specs import MetricsSpec, TrainSpec
 from p2pfl.learn.train import FitResult
 from p2pfl.wire.tensor import Schema, Tensors
 
-__all__ = ["Learner", "seed_of"]
+__all__ = ["LARGE", "Learner", "seed_of"]
 
-_LARGE = 1 << 18  # numbers, which take a millisecond to hash
+LARGE = 1 << 18
+"""So many numbers take about a millisecond to look at: more of them are looked at on another thread."""
 
 
 def seed_of(*parts: object) -> int:
@@ -75,7 +76,7 @@ class Learner:
 
     async def digest(self, vector: Tensor) -> str:
         """See model_hash; a large vector keeps the loop waiting for no longer than a small one."""
-        if vector.numel() < _LARGE:
+        if vector.numel() < LARGE:
             return model_hash(vector)
         return await asyncio.to_thread(model_hash, vector)
 

@@ -13,9 +13,10 @@ from p2pfl.learn.model import Model
 from p2pfl.learn.params import as_buffer, from_buffer, is_finite
 from p2pfl.wire.tensor import Schema, Tensors, TensorSpec
 
-__all__ = ["Parts"]
+__all__ = ["MODEL", "Parts"]
 
-_MODEL = "params"
+MODEL = "params"
+"""The name of the part that is the model, or what of it is sent."""
 
 
 class Parts:
@@ -28,7 +29,7 @@ class Parts:
         """`params`: how much of the model is sent, if not all of it; `more`: the lengths of other parts."""
         self._model = model
         whole = model.layout.numel if params is None else params
-        self.sizes: Mapping[str, int] = {_MODEL: whole, **more}
+        self.sizes: Mapping[str, int] = {MODEL: whole, **more}
         self._is_model = not more and whole == model.layout.numel
         self.schema: Schema = tuple(TensorSpec(name, "f32", (size,)) for name, size in self.sizes.items())
         self.numel = sum(self.sizes.values())
@@ -58,14 +59,14 @@ class Parts:
     def split(self, vector: Tensor) -> dict[str, Tensor]:
         """Views of a vector's parts."""
         if len(self.sizes) == 1:
-            return {_MODEL: vector}
+            return {MODEL: vector}
         ends = accumulate(self.sizes.values())
         return {name: vector[end - size : end] for (name, size), end in zip(self.sizes.items(), ends, strict=True)}
 
     def join(self, **parts: Tensor) -> Tensor:
         """The vector of these parts; one part is the vector itself."""
         if len(self.sizes) == 1:
-            return parts[_MODEL]
+            return parts[MODEL]
         return torch.cat([parts[name].reshape(-1) for name in self.sizes])
 
     def __repr__(self) -> str:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from p2pfl.aggregators.mean import WeightedMean
 from p2pfl.courses.attendance import Attendance
-from p2pfl.courses.learner import Learner, seed_of
+from p2pfl.courses.diagnosis import Diagnosis
+from p2pfl.courses.learner import LARGE, Learner, seed_of
 from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update, number
 from p2pfl.courses.parts import Parts
 from p2pfl.courses.samplers import SamplerSpec, Seen
@@ -260,11 +261,14 @@ class Clients:
         """Let those sleep who sleep until they are called."""
         await node.dismiss(peer for peer in peers if peer.seat is not None and node.members.on_call(peer.seat))
 
-    async def train(self, node: Node, cohort: Cohort, ask: Train) -> Collected:
-        """Let the cohort train; the mean of the updates, once there are enough of them or no time is left."""
+    async def train(self, node: Node, cohort: Cohort, ask: Train, diagnosis: Diagnosis | None = None) -> Collected:
+        """Let the cohort train; the mean of the updates, once there are enough of them or no time is left.
+
+        `diagnosis`: what the updates are to be looked at with.
+        """
         enough = min(self.rules.enough(len(self._trainers)), len(cohort))
         own = [self.learner.seat] if cohort.own else []
-        harvest = Harvest(node, self, sorted([*map(seat_of, cohort.peers), *own]))
+        harvest = Harvest(node, self, sorted([*map(seat_of, cohort.peers), *own]), diagnosis)
         watch = stopwatch()
         replies = node.ask_all(cohort.peers, ask, rejoin_seconds=self.patience(node))
         with suppress(TimeoutError):
@@ -361,11 +365,12 @@ class Clients:
 class Harvest:
     """The updates of one round, as they come."""
 
-    def __init__(self, node: Node, clients: Clients, ranks: Iterable[int]) -> None:
+    def __init__(self, node: Node, clients: Clients, ranks: Iterable[int], diagnosis: Diagnosis | None = None) -> None:
         """`ranks`: in what order updates are added: the seats of those who may give one, or other numbers."""
         self.mean = WeightedMean(ranks)
         self._node = node
         self._clients = clients
+        self._diagnosis = diagnosis
         self._losses: list[tuple[float | None, int]] = []
         self._contributions: list[Contribution] = []
         self._weight, self._undiscounted = 0.0, 0.0
@@ -391,17 +396,29 @@ class Harvest:
         self.mean.add(seat if rank is None else rank, vector, weight)
         self._weight, self._undiscounted = self._weight + weight, self._undiscounted + whole
         self._losses.append((update.loss, update.num_examples))
+        if self._diagnosis is not None:
+            await self._diagnose(self._diagnosis, vector, weight)
         if self._clients.certify:
             digest = await learner.digest(vector)
             self._contributions.append(Contribution(seat, peer_id, digest, float(weight)))
+
+    @staticmethod
+    async def _diagnose(diagnosis: Diagnosis, vector: Tensor, weight: float) -> None:
+        """A large vector keeps the loop waiting for no longer than a small one."""
+        if vector.numel() < LARGE:
+            diagnosis.add(vector, weight)
+        else:
+            await asyncio.to_thread(diagnosis.add, vector, weight)
 
     def collected(self, **metrics: float) -> Collected:
         """What there is of them in the end. `metrics`: what else is to be told."""
         num_examples = sum(examples for _, examples in self._losses)
         by_seat = tuple(sorted(self._contributions, key=lambda each: each.seat))
         discount = self._weight / self._undiscounted if self._undiscounted else 1.0
-        count, loss = self.mean.count, weighted_mean(self._losses)
-        return Collected(self.mean.value(), count, num_examples, loss, by_seat, discount, metrics)
+        count, loss, mean = self.mean.count, weighted_mean(self._losses), self.mean.value()
+        if self._diagnosis is not None:
+            metrics |= self._diagnosis.figures(mean)
+        return Collected(mean, count, num_examples, loss, by_seat, discount, metrics)
 
 
 def _shorten(limit: asyncio.Timeout, seconds: float) -> None:

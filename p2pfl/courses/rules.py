@@ -25,7 +25,7 @@ from torch import Tensor
 
 from p2pfl.courses.course import RoleState, as_tensor
 from p2pfl.courses.learner import Learner
-from p2pfl.courses.parts import Parts
+from p2pfl.courses.parts import MODEL, Parts
 from p2pfl.learn.data import Shard
 from p2pfl.learn.evaluate import Evaluation
 
@@ -99,6 +99,13 @@ class Rule:
     """What goes down for evaluations and in the end; None: the model."""
     relative: bool = False
     """Whether what an update has for the model is a difference to what was received, and not a model."""
+    comparable: bool = True
+    """Whether clients give updates of the same thing, so that it can be told how alike they are."""
+
+    def update(self, vector: Tensor, received: Tensor) -> Tensor:
+        """What an update, or a mean of updates, adds to the part of the model that goes up. Both as they are sent."""
+        given = self.up.split(vector)[MODEL]
+        return given if self.relative else given - self.down.split(received)[MODEL][: len(given)]
 
 
 class Averaging:

@@ -1,6 +1,10 @@
 """What clients have found, as one."""
 
+import math
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from p2pfl.courses.messages import Rating, Score
 from p2pfl.courses.scores import CLIENT, ClientsEvaluated, Scores, weighted_mean
@@ -50,3 +54,15 @@ def test_nobody_is_remembered_where_only_the_mean_is_wanted():
 def test_weighted_mean():
     assert weighted_mean([(1.0, 1), (None, 5), (4.0, 2)]) == pytest.approx(3.0)
     assert weighted_mean([(1.0, 0)]) is None is weighted_mean([])
+
+
+@given(st.lists(st.tuples(st.none() | st.floats(-1e9, 1e9), st.integers(0, 1000))), st.randoms(use_true_random=False))
+def test_the_mean_of_what_is_there_is_the_same_in_any_order(weighted, random):
+    mean = weighted_mean(weighted)
+    shuffled = random.sample(weighted, len(weighted))
+    assert weighted_mean(shuffled) == mean
+    there = [(value, weight) for value, weight in weighted if value is not None and weight]
+    assert (mean is None) == (not there)
+    if there:
+        total = sum(weight for _, weight in there)
+        assert math.isclose(mean, sum(v * w for v, w in there) / total, rel_tol=1e-9, abs_tol=1e-3)

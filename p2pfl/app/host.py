@@ -30,6 +30,7 @@ from p2pfl.app.monitor import Monitor
 from p2pfl.app.node_options import LocalData, NodeOptions, host_command
 from p2pfl.app.run import RunFolder
 from p2pfl.app.software import own_software
+from p2pfl.compute.meter import FlopMeter
 from p2pfl.courses.course import HoldsModel
 from p2pfl.courses.durable import RoundCommitted
 from p2pfl.courses.scores import ClientsEvaluated
@@ -48,6 +49,7 @@ class Host:
     def __init__(self, options: NodeOptions, config: Config[Any] | None, data: LocalData) -> None:
         """Raises UserError for keys, trust and certificates that cannot work."""
         self._compute = make_compute(options.compute, auto="threads")
+        self._meter = FlopMeter()
         self._options = options
         self._config = config
         self._data = data
@@ -97,7 +99,7 @@ class Host:
         setup, seat, folder = enrolled.setup, enrolled.mark.seat, enrolled.folder
         self._probed.course = course_hash(setup.config)
         self._probed.model_bytes = 4 * setup.model.layout.numel  # float32
-        roles = setup.roles(seat, self._compute, journal=enrolled.journal)
+        roles = setup.roles(seat, self._meter.on(self._compute), journal=enrolled.journal)
         recording = _Recording(folder, self._display)
         node.observe(recording)
         node.add(enrolled.courier, *roles)
@@ -128,6 +130,7 @@ class Host:
             "peer_id": node.id,
             "metrics": metrics,
             "seconds": seconds,
+            "train_flops": self._meter.flops,
             **asdict(node.statistics()),
         }
         folder.report(figures)

@@ -92,6 +92,7 @@ def _row(one: Summary, reached: str) -> dict[str, str]:
         "MB": _number(None if one.bytes is None else one.bytes / 1e6, 2),
         "virtual s": _number(one.virtual_seconds, 2),
         "real s": _number(one.seconds, 2),
+        "GFLOP": _number(None if one.train_flops is None else one.train_flops / 1e9, 2),
         **{name: _number(one.spread.get(name)) for name in _SHOWN},
     }
 

@@ -82,6 +82,7 @@ class Summary:
     bytes: int | None  # sent by all nodes of a simulation, or by this one on its host
     virtual_seconds: float | None
     seconds: float | None
+    train_flops: float | None
     ended: bool
     spread: Mapping[str, float]  # of the metric over nodes, or as clients have found it; the last that there is
 
@@ -128,6 +129,7 @@ def summarise(result: Result, goal: Goal, tolerance: float) -> Summary:
         bytes=figures.get("bytes", figures.get("bytes_sent", last.get("bytes"))),
         virtual_seconds=figures.get("virtual_seconds", last.get("virtual_seconds")),
         seconds=figures.get("seconds"),
+        train_flops=figures.get("train_flops"),
         ended=bool(figures),
         spread=spread[-1] if spread else {},
     )

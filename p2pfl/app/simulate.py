@@ -26,6 +26,7 @@ from p2pfl.app.run import RunFolder
 from p2pfl.app.savings import savings
 from p2pfl.compute.cohort import Cohort
 from p2pfl.compute.job import Compute
+from p2pfl.compute.meter import FlopMeter
 from p2pfl.compute.processes import Processes
 from p2pfl.courses.course import HoldsModel, Resumes
 from p2pfl.courses.scores import ClientsEvaluated
@@ -80,6 +81,7 @@ class Outcome:
     virtual_seconds: float
     down_bytes: int = 0  # of all these, what the coordinator has sent, and what it has received
     up_bytes: int = 0
+    train_flops: float | None = None  # that all nodes together have trained with, as far as that can be told
 
 
 def simulate_command(arguments: list[str]) -> int:
@@ -163,6 +165,7 @@ def _figures(setup: Setup, outcome: Outcome, seconds: float) -> dict[str, object
         "bytes": outcome.bytes,
         "down_bytes": outcome.down_bytes,
         "up_bytes": outcome.up_bytes,
+        "train_flops": outcome.train_flops,
         **savings(setup, sum(done.participants for done in outcome.rounds)),
         "packets": outcome.packets,
         "virtual_seconds": outcome.virtual_seconds,
@@ -205,6 +208,7 @@ def simulate(
         standing.seconds,
         standing.down_bytes,
         standing.up_bytes,
+        standing.flops,
     )
 
 
@@ -226,9 +230,10 @@ class _Stretch:
         """The rounds, the models that were held in the end, and where the run then stands."""
         setup, before = self.setup, start.standing
         stop = before.round + before.every if before.every else None
+        meter = FlopMeter(before.flops)
 
         def roles(seat: int, compute: Compute) -> tuple[object, ...]:
-            played = setup.roles(seat, compute, stop)
+            played = setup.roles(seat, meter.on(compute), stop)
             if seat in start.roles:
                 resuming = (role for role in played if isinstance(role, Resumes))
                 for role, state in zip(resuming, start.roles[seat], strict=True):
@@ -268,6 +273,7 @@ class _Stretch:
             packets=before.packets + world.wire.packets,
             bytes=before.bytes + world.wire.bytes,
             missing=before.missing + recorder.missing,
+            flops=meter.flops,
             trace=_chained(before.trace, world.wire.trace),
         )
         states = {

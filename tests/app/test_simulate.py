@@ -76,6 +76,7 @@ def test_a_program_can_simulate_without_a_command_line() -> None:
     assert rounds == [1, 2]
     assert outcome.params.shape == (2410,)
     assert outcome.packets > 0
+    assert outcome.train_flops == 2 * 1438 * 10_112, "each round each example, forward and backward"
 
 
 def test_an_unknown_compute_is_a_mistake_with_its_mend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

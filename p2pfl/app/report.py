@@ -12,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import orjson
+from rich.console import Console
+from rich.table import Table
 
 from p2pfl.app.console import plain_console, spread_table, table
 from p2pfl.app.page import page
@@ -23,6 +25,7 @@ from p2pfl.learn.spread import spreads, summaries
 
 __all__ = ["report_command"]
 
+_ANY_WIDTH = 10_000
 _SHOWN = ("std", "min", "bottom10")  # of the spread over clients, in the table
 
 
@@ -66,16 +69,25 @@ def _tell(options: argparse.Namespace, results: list[Result], summaries: list[Su
             sys.stdout.write(orjson.dumps(asdict(summary)).decode() + "\n")
     elif str(options.csv) != "-":
         console = plain_console()
-        console.print(table(f"by {goal.by}", columns, rows))
+        console.print(_fitting(console, f"by {goal.by}", columns, rows))
         for run, found in _over_nodes(results).items():
             console.print(f"run {run}, over its nodes that are here:", markup=False)
             console.print(spread_table(found))
 
 
+def _fitting(console: Console, title: str, columns: list[str], rows: list[list[str]]) -> Table:
+    """A line for each run, or a column where that is too wide."""
+    flat = table(title, columns, rows)
+    if console.measure(flat, options=console.options.update(width=_ANY_WIDTH)).maximum <= console.width:
+        return flat
+    head, *lines = (list(line) for line in zip(columns, *rows, strict=True))
+    return table(title, head, lines)
+
+
 def _cells(summaries: Sequence[Summary], reached: str) -> tuple[list[str], list[list[str]]]:
-    """The columns that some run has something for, and their cells."""
+    """The columns that some run has something for, and their cells; and in any case that of what is to be reached."""
     made = [_row(one, reached) for one in summaries]
-    told = [name for name in made[0] if any(row[name] for row in made)]
+    told = [name for name in made[0] if name == reached or any(row[name] for row in made)]
     return told, [[row[name] for name in told] for row in made]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from p2pfl.council.council import Council
 from p2pfl.courses.best import Best
 from p2pfl.courses.coded import compressed
-from p2pfl.courses.course import Course, Place, RoleState, as_tensor
+from p2pfl.courses.course import Course, Place, RoleState, as_tensor, below, prefixed
 from p2pfl.courses.diagnosis import Diagnosis
 from p2pfl.courses.durable import Durable
 from p2pfl.courses.elected import Member
@@ -32,7 +32,7 @@ from p2pfl.courses.outbox import Outbox, score
 from p2pfl.courses.rounds import Clients, Collected, RoundRules
 from p2pfl.courses.rules import Rule, averaging
 from p2pfl.courses.samplers import SAMPLERS, SamplerSpec
-from p2pfl.courses.scores import BY_CLIENTS, CLIENT, UNSEEN, ClientsEvaluated
+from p2pfl.courses.scores import BY_CLIENTS
 from p2pfl.errors import CourseError, require
 from p2pfl.journal.certificate import Certificate
 from p2pfl.journal.journal import Journal
@@ -249,10 +249,7 @@ class Leader:
 
     def _diagnosis(self, ask: Train) -> Diagnosis | None:
         """Of the updates that this will bring, if that is wanted."""
-        if not self._settings.diagnose:
-            return None
-        received = self._rule.down.vector(ask.params, finite=False)
-        return Diagnosis(lambda vector: self._rule.update(vector, received))
+        return self._rule.diagnosis(ask.params) if self._settings.diagnose else None
 
     async def _play_round(self, node: Node, round: int) -> None:
         collected = await self._collect(node, round)
@@ -275,20 +272,10 @@ class Leader:
     async def _evaluate(self, node: Node, round: int) -> dict[str, float]:
         """What is measured after a round, if it is time to measure."""
         found: dict[str, float] = {}
-        learner, spec = self._learner, self._learner.metrics
-        if self._is_due(round, "server") and learner.test is not None:
-            found |= (await learner.evaluate(self.params, learner.test)).figures
+        if self._is_due(round, "server") and self._learner.test is not None:
+            found |= (await self._learner.evaluate(self.params, self._learner.test)).figures
         if self._is_due(round, "clients"):
-            ask = Evaluate(round, self._serve(), each=bool(spec.clients))
-            scores = await self._clients.evaluate(node, ask)
-            found |= scores.figures(CLIENT)
-            each = scores.by_client
-            if self._clients.unseen:
-                scores = await self._clients.evaluate(node, ask, unseen=True)
-                found |= scores.figures(UNSEEN)
-                each |= scores.by_client
-            if "each" in spec.clients:
-                node.emit(ClientsEvaluated(round + 1, each))
+            found |= await self._clients.figures(node, round, self._serve())
         return found
 
     def _is_due(self, round: int, where: str) -> bool:
@@ -304,8 +291,8 @@ class Leader:
 
     def state(self) -> RoleState:
         counts: RoleState = {"round": self._round, "updates": self._updates, "ended": self._reason}
-        central = _prefixed(_CENTRAL, self._central.state())
-        sampler = _prefixed(_SAMPLER, self._clients.sampler.state())
+        central = prefixed(_CENTRAL, self._central.state())
+        sampler = prefixed(_SAMPLER, self._clients.sampler.state())
         return {"params": self.params, **counts, **self._best.state(), **central, **sampler}
 
     def resume(self, state: RoleState) -> None:
@@ -313,8 +300,8 @@ class Leader:
         self._round, self._updates = int(state["round"]), int(state["updates"])
         self._reason = str(state["ended"])
         self._best.resume(state)
-        self._central.resume(_below(_CENTRAL, state))
-        self._clients.sampler.resume(_below(_SAMPLER, state))
+        self._central.resume(below(_CENTRAL, state))
+        self._clients.sampler.resume(below(_SAMPLER, state))
 
 
 class Server(Leader):
@@ -456,14 +443,6 @@ def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[obj
         return (Trainer(place.learner, 0, place.journal, rule),)
     clients = place.topology.union.neighbors(0)
     return (server(place.learner, place.settings, clients, place.stop, place.journal, rule),)
-
-
-def _prefixed(prefix: str, state: RoleState) -> RoleState:
-    return {prefix + name: value for name, value in state.items()}
-
-
-def _below(prefix: str, state: RoleState) -> RoleState:
-    return {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
 
 
 def _needs(topology: Topology) -> str | None:

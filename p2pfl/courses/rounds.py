@@ -20,12 +20,13 @@ from p2pfl.courses.learner import LARGE, Learner, seed_of
 from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update, number
 from p2pfl.courses.parts import Parts
 from p2pfl.courses.samplers import SamplerSpec, Seen
-from p2pfl.courses.scores import Scores, weighted_mean
+from p2pfl.courses.scores import CLIENT, UNSEEN, ClientsEvaluated, Scores, weighted_mean
 from p2pfl.errors import ComputeError, RemoteProtocolError, require
 from p2pfl.journal.certificate import Contribution
 from p2pfl.node.events import Event, UpdateMissing
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
+from p2pfl.wire.tensor import Tensors
 
 __all__ = [
     "LATE",
@@ -327,6 +328,22 @@ class Clients:
                 self.missed(node, round, peer, TimeoutError(LATE), seconds)
             else:
                 self.sampler.note(seat_of(peer), Seen(seconds, round=round))
+
+    async def figures(self, node: Node, round: int, served: Tensors) -> dict[str, float]:
+        """What clients find of what they are served by after a round, from 0; apart from that, those who never train.
+
+        What each has found is an event, if it is wanted.
+        """
+        wanted = self.learner.metrics.clients
+        ask = Evaluate(round, served, each=bool(wanted))
+        scores = await self.evaluate(node, ask)
+        found, each = scores.figures(CLIENT), scores.by_client
+        if self.unseen:
+            scores = await self.evaluate(node, ask, unseen=True)
+            found, each = found | scores.figures(UNSEEN), each | scores.by_client
+        if "each" in wanted:
+            node.emit(ClientsEvaluated(round + 1, each))
+        return found
 
     async def evaluate(self, node: Node, ask: Evaluate, *, unseen: bool = False) -> Scores:
         """Let all who train evaluate, each on its own examples. `unseen`: those who never train, instead."""

@@ -86,3 +86,28 @@ def test_a_torn_line_is_told(runs: list[str], capsys: pytest.CaptureFixture[str]
         file.write('{"round": 4, "met')
     assert main(["report", *runs]) == 0
     assert re.search(r"note: 1 lines of .*a/metrics\.jsonl cannot be read", capsys.readouterr().err)
+
+
+def test_what_is_too_wide_goes_down_instead_of_across(
+    runs: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("p2pfl.app.console._WIDE", 60)
+    assert main(["report", *runs]) == 0
+    assert shown(capsys)[:3] == [["run", "a", "b"], ["course", "dpsgd", "dpsgd"], ["best", "0.7500", "0.8750"]]
+
+
+def test_the_readme_shows_what_its_commands_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Measuring and comparing\n")[2]
+    commands, _, rest = text.partition("```\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    for line in commands.strip().splitlines():
+        _, name, *arguments = line.split()
+        shorter = ["--course.rounds", "2"] if name == "simulate" else []
+        assert main([name, *arguments, *shorter]) == 0
+    table = capsys.readouterr().out.partition("by accuracy\n")[2]
+    names = [re.split("[│┃]", line)[1].strip() for line in rest.partition("```")[0].splitlines() if line[:1] in "│┃"]
+    assert [cell.strip() for cell in re.split("[│┃]", table.splitlines()[1])[1:-1]] == names
+    assert (tmp_path / "compare.html").is_file()

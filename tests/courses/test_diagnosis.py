@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pfl.courses import diagnosis
-from p2pfl.courses.diagnosis import Diagnosis, diagnosed
 from p2pfl.courses.baselines import LOCAL, LocalSettings
+from p2pfl.courses.diagnosis import Diagnosis, diagnosed
 from p2pfl.courses.dpsgd import DPSGD, DpsgdSettings
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
 from p2pfl.courses.fedbuff import FEDBUFF, FedAsyncSettings, FedBuffSettings

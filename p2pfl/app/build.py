@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from p2pfl.app.config import COURSES, Config, TopologySpec
+from p2pfl.compute.inline import Inline
 from p2pfl.compute.job import Compute
 from p2pfl.courses.course import Course, Place, Resumes
+from p2pfl.courses.fedavg import Trainer
 from p2pfl.courses.learner import Learner
 from p2pfl.errors import ConfigError, require
 from p2pfl.journal.journal import Journal
+from p2pfl.learn.arrays import Laid
 from p2pfl.learn.data import Dataset, Shard, load_dataset
+from p2pfl.learn.entropy import Tally
 from p2pfl.learn.metrics import own_metric
 from p2pfl.learn.model import Model, build_model
-from p2pfl.learn.partition import partition
+from p2pfl.learn.partition import partition, partition_test
 from p2pfl.learn.specs import MetricsSpec
 from p2pfl.learn.tiers import Tier, tier_of
 from p2pfl.learn.train import fit
@@ -61,6 +65,10 @@ class Setup:
     dataset: Dataset
     model: Model
     shards: Mapping[int, Shard]
+    tests: Mapping[int, Shard] = field(default_factory=dict)
+    """Each seat's own part of the test part, where that is dealt as well."""
+    tally: Tally = field(default_factory=Tally, compare=False)
+    """Of what has come to the seats that were filled."""
 
     @property
     def sleepers(self) -> Collection[int]:
@@ -75,14 +83,29 @@ class Setup:
         """How the model is trained, and why not in a faster way."""
         return tier_of(self.model, self.config.train)
 
+    @property
+    def plain_layout(self) -> Laid:
+        """How models lie in their vector, where a client does no more than to train from what seat 0 sends; else empty.
+
+        That much can be done without torch: see p2pfl/courses/arrays.py.
+        """
+        seat = next(iter(self.course.learners(self.topology.union)))
+        match self.roles(seat, Inline()):
+            case (Trainer(only_trains=True, server=0),):
+                return self.model.layout.schema
+        return ()
+
     def learner(self, seat: int, compute: Compute) -> Learner:
         """The learning of one seat."""
         shard, validation = self.shards.get(seat), None
-        holdout = self.config.partition.holdout
+        config = self.config
+        holdout, by_class = config.partition.holdout, config.partition.consistent
         if shard is not None and holdout > 0:
-            shard, validation = shard.split(holdout, self.config.seed)
-        config, test = self.config, self.dataset.test
-        return Learner(seat, config.seed, self.model, config.train, compute, shard, validation, test, config.metrics)
+            shard, validation = shard.split(holdout, config.seed, by_class=by_class)
+        test, own_test = self.dataset.test, self.tests.get(seat)
+        return Learner(
+            seat, config.seed, self.model, config.train, compute, shard, validation, test, own_test, config.metrics
+        )
 
     def roles(
         self, seat: int, compute: Compute, stop: int | None = None, journal: Journal | None = None
@@ -100,6 +123,7 @@ class Setup:
                 stop,
                 journal,
                 self.config.compress,
+                self.tally,
             )
         )
         if journal is not None and (last := journal.last()) is not None:
@@ -142,8 +166,10 @@ def prepare(config: Config[Any], seat: int | None = None) -> Setup:
     if config.partition.scheme == "own":
         return _own(config, course, topology, [s for s in seats if seat is None or s == seat], seat)
     dataset = load_dataset(config.data, config.seed)
-    shards = _BySeat(seats, partition(dataset, config.partition, len(seats), config.seed))
-    return Setup(config, course, topology, dataset, _model(config, dataset), shards)
+    dealt = partition(dataset, config.partition, len(seats), config.seed)
+    tests = partition_test(dataset, config.partition, dealt, config.seed) if config.partition.consistent else []
+    shards, own_tests = _BySeat(seats, dealt), _BySeat(seats[: len(tests)], tests)
+    return Setup(config, course, topology, dataset, _model(config, dataset), shards, own_tests)
 
 
 def _check_metrics(spec: MetricsSpec, seats: Sequence[int]) -> None:
@@ -171,4 +197,5 @@ def _own(config: Config[Any], course: Course, topology: Schedule, seats: list[in
     datasets = {at: read(at) for at in seats}
     first = next(iter(datasets.values()), None) or read(seat or 0)
     shards = {at: dataset.train for at, dataset in datasets.items()}
-    return Setup(config, course, topology, first, _model(config, first), shards)
+    tests = {at: dataset.test for at, dataset in datasets.items()} if config.partition.consistent else {}
+    return Setup(config, course, topology, first, _model(config, first), shards, tests)

@@ -19,6 +19,7 @@ usage: p2pfl COMMAND ...
 
   simulate COURSE.toml [OPTIONS]   run a course in one process, on virtual time
   node [OPTIONS]                   run a node on this host (as python -m p2pfl.node)
+  client --peers ADDRESS --fit F   take part by a training function over numpy arrays, without torch
   report RUN ...                   compare runs: a table, or a page with charts
   check COURSE.toml | MODULE       verify the message flow of a course, and draw it
   doctor --peers ADDRESS ...       test the links to other nodes, with advice
@@ -88,6 +89,12 @@ def _node(arguments: list[str]) -> int:
     return run_host(arguments)
 
 
+def _client(arguments: list[str]) -> int:
+    from p2pfl.app.client import client_command  # noqa: PLC0415 - loads aiohttp and numpy
+
+    return client_command(arguments)
+
+
 def _report(arguments: list[str]) -> int:
     from p2pfl.app.report import report_command  # noqa: PLC0415 - loads rich
 
@@ -139,6 +146,7 @@ def _identity(arguments: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "simulate": _simulate,
     "node": _node,
+    "client": _client,
     "report": _report,
     "check": _check,
     "doctor": _doctor,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import tomllib
 import typing
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from p2pfl.app.joining import agreed_hash
 from p2pfl.courses.adpsgd import ADPSGD
 from p2pfl.courses.apfl import APFL
 from p2pfl.courses.baselines import LOCAL, POOLED
@@ -42,16 +42,20 @@ from p2pfl.courses.gossiplearning import GOSSIP_LEARNING
 from p2pfl.courses.gradtrack import GRADTRACK
 from p2pfl.courses.hierarchical import HIERARCHICAL
 from p2pfl.courses.ifca import IFCA
+from p2pfl.courses.jwins import JWINS
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG
 from p2pfl.courses.pens import PENS
 from p2pfl.courses.perfedavg import PERFEDAVG
 from p2pfl.courses.pfedme import PFEDME
+from p2pfl.courses.plexus import PLEXUS
+from p2pfl.courses.powergossip import POWERGOSSIP
 from p2pfl.courses.pushsum import PUSHSUM
 from p2pfl.courses.qfedavg import QFEDAVG
 from p2pfl.courses.qgm import QGM
 from p2pfl.courses.relaysgd import RELAYSGD
 from p2pfl.courses.scaffold import SCAFFOLD
 from p2pfl.courses.swift import SWIFT
+from p2pfl.courses.teleportation import TELEPORTATION
 from p2pfl.errors import ConfigError
 from p2pfl.learn.compression import CompressSpec
 from p2pfl.learn.specs import DataSpec, MetricsSpec, ModelSpec, Option, PartitionSpec, TrainSpec
@@ -92,6 +96,8 @@ COURSES: Mapping[str, Course] = {
         PENS,
         SWIFT,
         RELAYSGD,
+        PLEXUS,
+        TELEPORTATION,
         FEDBUFF,
         FEDASYNC,
         FEDPROX,
@@ -114,6 +120,8 @@ COURSES: Mapping[str, Course] = {
         FEDEM,
         FEDPROTO,
         CHOCO,
+        POWERGOSSIP,
+        JWINS,
         DEEPSQUEEZE,
         PFEDME,
         APFL,
@@ -272,12 +280,5 @@ def to_mapping(config: Config[Any]) -> dict[str, Any]:
 
 
 def course_hash(config: Config[Any]) -> str:
-    """What all nodes of a course must agree on, as 32 hex digits. Not in it: where a host keeps its own files."""
-    agreed = to_mapping(config)
-    for simulated in ("network", "devices", "availability"):
-        del agreed[simulated]
-    if any(mark in config.data.source for mark in "/.{"):
-        agreed["data"]["source"] = "local files"
-    return hashlib.blake2b(
-        msgspec.json.encode(agreed, order="sorted"), digest_size=16, person=b"p2pfl-course"
-    ).hexdigest()
+    """See agreed_hash."""
+    return agreed_hash(to_mapping(config))

@@ -18,15 +18,15 @@ import orjson
 from p2pfl.app.build import Setup, prepare, topology_notes
 from p2pfl.app.config import Config, course_hash, from_mapping, to_mapping
 from p2pfl.app.console import Display
+from p2pfl.app.joining import fetch_course, take_seat
 from p2pfl.app.node_options import LocalData, NodeOptions
-from p2pfl.app.registrar import Courier, CourseText, FetchCourse, Join, Registrar
+from p2pfl.app.registrar import Courier, CourseText, Join, Registrar
 from p2pfl.app.run import RunFolder, RunMark, unfinished
-from p2pfl.errors import ConfigError, CourseError, LinkError, RemoteError
+from p2pfl.errors import ConfigError, CourseError
 from p2pfl.journal.disk import Folder
 from p2pfl.journal.journal import Journal
 from p2pfl.journal.ledger import Ledger
 from p2pfl.node.node import Node
-from p2pfl.node.peer import Peer
 from p2pfl.topology.file import loads
 
 __all__ = ["Enrolled", "Enrolment", "refuse_foreign_code"]
@@ -73,7 +73,7 @@ class Enrolment:
             raise ConfigError(f"--seat is {seat}; the course has seats 0 to {setup.topology.n - 1}")
         text = orjson.dumps(to_mapping(config)).decode()
         run = begun[1].run if begun is not None else secrets.token_hex(8)
-        course = CourseText(text, course_hash(config), self.node.id, run)
+        course = CourseText(text, course_hash(config), self.node.id, run, setup.plain_layout)
         enrolled = await asyncio.to_thread(self._open, setup, course, seat, begun)
         self.node.add(Registrar(course.hash, setup.topology.n, seat, named, enrolled.journal))
         for note in topology_notes(config):
@@ -84,10 +84,11 @@ class Enrolment:
 
     async def _join(self) -> Enrolled:
         """Ask a peer for the course, and who keeps the seats for one; who was there before has a seat."""
-        course = await self._fetch()
+        course = await fetch_course(self.node, self.display.line)
         config = self._own_part(course)
         begun = self._begun(course=course_hash(config), run=course.run)
-        seat = begun[1].seat if begun is not None else await self._seat(course, config)
+        wish = Join(course_hash(config), self.options.name, self.options.seat)
+        seat = begun[1].seat if begun is not None else await take_seat(self.node, course.registrar, wish)
         setup = await asyncio.to_thread(prepare, config, seat)
         return await asyncio.to_thread(self._open, setup, course, seat, begun)
 
@@ -111,33 +112,6 @@ class Enrolment:
             )
         refuse_foreign_code(config, self.options.code)
         return config
-
-    async def _fetch(self) -> CourseText:
-        with self.node.waiting("a peer that has the course"):
-            while True:
-                for peer in self.node.peers:
-                    try:
-                        return await peer.ask(FetchCourse())
-                    except (RemoteError, LinkError) as error:
-                        self.display.line(f"{peer.name} does not give the course: {error}")
-                await self.node.change()
-
-    async def _seat(self, course: CourseText, config: Config[Any]) -> int:
-        registrar = await self._registrar(course.registrar)
-        seated = await registrar.ask(Join(course_hash(config), self.options.name, self.options.seat))
-        if seated.seat is None:
-            raise ConfigError(seated.refusal)
-        return seated.seat
-
-    async def _registrar(self, peer_id: str) -> Peer:
-        node = self.node
-        with node.waiting("a link to the node that gives the seats"):
-            while not node.peer(peer_id).connected:
-                member = node.members.get(peer_id)
-                if member is not None and member.seat is not None:
-                    node.want([member.seat])
-                await node.change()
-        return node.peer(peer_id)
 
     # -- the folder of the run -------------------------------------------------------------------------------------
 

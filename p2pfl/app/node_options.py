@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
 from p2pfl.app.computes import ComputeOptions
 from p2pfl.app.config import Config, load_config, with_topology
-from p2pfl.app.identity_options import IdentityOptions
-from p2pfl.app.logs import LogOptions
-from p2pfl.app.monitor import MonitorOptions
 from p2pfl.app.options import parse
-from p2pfl.errors import ConfigError, require
+from p2pfl.app.station import StationOptions
+from p2pfl.errors import ConfigError
 
 __all__ = ["Hosting", "Joining", "LocalData", "NodeOptions", "host_command"]
 
@@ -22,20 +20,9 @@ SettingsT = TypeVar("SettingsT")
 
 
 @dataclass(frozen=True, slots=True)
-class NodeOptions(IdentityOptions):
+class NodeOptions(StationOptions):
     """Where this node listens, whom it dials, who it is, and whom it trusts."""
 
-    listen: tuple[str, ...] = ()
-    """Addresses to listen on, such as :7700 (this machine only) or 0.0.0.0:7700. None: only dial out."""
-    advertise: tuple[str, ...] = ()
-    """Addresses at which others are to dial this node, where they differ from those that it listens at: behind a proxy,
-    or a router that forwards a port."""
-    peers: tuple[str, ...] = ()
-    """Addresses of nodes to link to, such as hub:7700. One is enough: the others are learnt."""
-    name: str = ""
-    """What this node is called; a topology file may keep a seat for the name."""
-    seat: int | None = None
-    """The seat to ask for. By default a free one."""
     code: tuple[str, ...] = ()
     """Import paths that a peer's course may name as model or loss, such as my_model:Net: code of this host only."""
     compute: ComputeOptions = field(default_factory=ComputeOptions)
@@ -45,19 +32,6 @@ class NodeOptions(IdentityOptions):
     """Name of the run folder; by default course, hash and date."""
     fresh: bool = False
     """Begin a new run, even if there is one of this course and node that did not come to its end."""
-    patience_seconds: float = 600.0
-    """Once there is no link to any node of the course for so long, give up with exit code 75; 0: never. The same
-    command goes on with the run."""
-    json: bool = False
-    """One JSON object per line on stdout instead of text."""
-    logs: Annotated[LogOptions, tyro.conf.arg(name="")] = field(default_factory=LogOptions)
-    monitor: Annotated[MonitorOptions, tyro.conf.arg(name="")] = field(default_factory=MonitorOptions)
-    loop: Literal["uvloop", "asyncio"] = "uvloop"
-    """Which event loop: uvloop is faster, asyncio is Python's own."""
-
-    def __post_init__(self) -> None:
-        sentence = f"--patience-seconds is {self.patience_seconds}; it must not be negative"
-        require(self.patience_seconds >= 0, sentence)
 
 
 @dataclass(frozen=True, slots=True)

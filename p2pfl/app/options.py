@@ -12,7 +12,6 @@ from typing import Any
 
 import tyro
 
-from p2pfl.app.config import load_config, with_topology
 from p2pfl.errors import ConfigError
 
 __all__ = ["parse", "parse_options"]
@@ -35,6 +34,8 @@ def parse_options(options: Any, arguments: list[str], program: str) -> Any:
 
     Raises ConfigError for a missing file or an unknown option, SystemExit after --help.
     """
+    from p2pfl.app.config import load_config, with_topology  # noqa: PLC0415 - loads torch, which `parse` does not need
+
     if not arguments or arguments[0].startswith("-"):
         if arguments[:1] in (["-h"], ["--help"]):
             raise ConfigError(f"give a course file first, to see its options: {program} examples/digits.toml --help")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from p2pfl.app.build import prepare
+from p2pfl.app.build import Setup, prepare
 from p2pfl.app.check import Flow, check_course, check_module, draw, draw_svg
 from p2pfl.app.config import COURSES, load_config, with_topology
 from p2pfl.app.console import table
+from p2pfl.compute.inline import Inline
 from p2pfl.errors import ConfigError
 from p2pfl.learn.skew import PartitionReport
 
@@ -36,6 +37,10 @@ def data_command(arguments: list[str]) -> int:
     shown = [[f"{row[column]:g}" for column in columns] for row in rows]
     for seat, line in zip(setup.shards, shown, strict=True):
         line[0] = str(seat)
+    for name, values in _more(setup).items():
+        columns.append(name)
+        for line, value in zip(shown, values, strict=True):
+            line.append(value)
     console.print(table(f"{len(rows)} shards, by seat", columns, shown))
     console.print(
         f"mean total variation from the whole {report.total_variation:.3f}, Gini of sizes {report.quantity_gini:.3f}, "
@@ -45,6 +50,17 @@ def data_command(arguments: list[str]) -> int:
         report.picture(options.to)
         console.print(f"drawn in {options.to}", markup=False)
     return 0
+
+
+def _more(setup: Setup) -> dict[str, list[str]]:
+    """What else there is to tell of the clients: a column each, where it tells them apart from others."""
+    learners = [setup.learner(seat, Inline()) for seat in setup.shards]
+    columns = {
+        "held out": [str(len(each.validation or ())) for each in learners],
+        "test": [str(len(each.own_test or ())) for each in learners],
+        "shift": [str((each.shard and each.shard.shift) or "") for each in learners],
+    }
+    return {name: values for name, values in columns.items() if set(values) - {"0", ""}}
 
 
 def check_command(arguments: list[str]) -> int:

@@ -46,7 +46,7 @@ PURPOSES = {
     "p2pfl.learn.train": Purpose.TRAINING,
     "p2pfl.learn.evaluate": Purpose.EVALUATION,
     "p2pfl.compute": Purpose.TRAINING,
-    "p2pfl.compute.threads._Daemons._serve_one": Purpose.OTHER,  # waits for work
+    "p2pfl.compute.daemons.Daemons._serve_one": Purpose.OTHER,  # waits for work
     "p2pfl.aggregators": Purpose.AGGREGATION,
     "p2pfl.courses": Purpose.OTHER,
     "p2pfl.courses.dpsgd.Mixer._mix": Purpose.AGGREGATION,

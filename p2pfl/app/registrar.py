@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from p2pfl.journal.journal import Journal
+from p2pfl.learn.arrays import Laid
 from p2pfl.node.peer import Peer
 from p2pfl.wire.message import Message, Request
+
+if TYPE_CHECKING:
+    from p2pfl.journal.journal import Journal  # loads torch, and who only asks for a seat has no journal
 
 __all__ = ["Courier", "CourseText", "FetchCourse", "Join", "Registrar", "Seated"]
 
@@ -21,6 +25,9 @@ class CourseText(Message):
     hash: str
     registrar: str
     run: str  # the name of this run: one course may be run many times
+    layout: Laid = ()
+    """Name, shape and strides of what a model's vector is made of, for clients without torch; nothing where a client
+    does more than to train from the model that it is sent."""
 
 
 class FetchCourse(Request[CourseText]):

@@ -253,7 +253,7 @@ class _Stretch:
             config.availability,
             sorted(set(range(n)).difference(setup.shards)),
         )
-        expected = 1 if self.coordinated else setup.topology.n
+        expected = 1 if self.coordinated or setup.course.rotates else setup.topology.n
         recorder = Recorder(world.wire, expected, self.ended, self.told, before.bytes, config.metrics)
         clock = [before.seconds]
 

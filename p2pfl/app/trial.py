@@ -160,7 +160,7 @@ class Trial:
     def _roles(self, seat: int, compute: Compute, journal: Journal) -> tuple[object, ...]:
         """As a host makes them: where the journal knows of rounds, they go on from there."""
         shard, test = self._shards.get(seat), self.dataset.test
-        learner = Learner(seat, 0, self._model, TrainSpec(), compute, shard, None, test, self.metrics)
+        learner = Learner(seat, 0, self._model, TrainSpec(), compute, shard, None, test, metrics=self.metrics)
         roles = self.course.play(Place(seat, self.topology, learner, self.settings, None, journal))
         if (commit := journal.last()) is not None:
             for role in roles:

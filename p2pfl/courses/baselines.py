@@ -105,7 +105,7 @@ def _pool(learner: Learner, shard: Shard) -> Shard:
     held_out = learner.validation is not None
     require(not held_out, "partition.holdout is set, and course pooled would train on what it holds out; leave it out")
     shifted = shard.shift is not None
-    require(not shifted, "partition.shift is set, and course pooled would train without it; leave it out")
+    require(not shifted, "partition.shift or concepts is set, and course pooled would train without; leave it out")
     everything = shard.dataset.train
     scattered = len(shard) < len(everything)
     require(scattered, "course.name is pooled, but a client alone has all the data that its node can read; take fedavg")

@@ -5,6 +5,11 @@ model, which everybody has: so it does not matter which rounds a client has seen
 numbers, and running statistics of normalisation layers, go as they are.
 
 Error feedback is each client's own: an update that it has sent and that comes too late is lost, as without compression.
+
+With `compress.up.memory = "ef21"` the server knows the mean h of what it knows of all its N clients, and gets of the
+cohort S only what is new: h <- h + (1/N) sum over S of c_i then stands for the mean of the updates. EF21-PP of
+I. Fatkhullin, I. Sokolov, E. Gorbunov, Z. Li, P. Richtárik: "EF21 with Bells & Whistles: Practical Algorithmic
+Extensions of Modern Error Feedback", 2021, https://arxiv.org/abs/2110.03294.
 """
 
 from __future__ import annotations
@@ -19,16 +24,18 @@ from torch import Tensor
 
 from p2pfl.courses.course import RoleState, as_tensor
 from p2pfl.courses.learner import Learner, seed_of
-from p2pfl.courses.parts import MODEL, Parts
+from p2pfl.courses.messages import MODEL
+from p2pfl.courses.parts import Parts
 from p2pfl.courses.rules import Central, Local, Rule, Trained
 from p2pfl.errors import RemoteProtocolError, require
-from p2pfl.learn.compression import CompressSpec
+from p2pfl.learn.compression import CompressSpec, DownSpec
 from p2pfl.learn.data import Shard
+from p2pfl.learn.entropy import Codec, EntropyCoder, Tally, codec
 from p2pfl.learn.evaluate import Evaluation
 from p2pfl.learn.model import Model
 from p2pfl.learn.params import Layout, as_buffer, is_finite
 from p2pfl.learn.transform import Transform, TransformState
-from p2pfl.wire.tensor import DType, Schema, Tensors, TensorSpec
+from p2pfl.wire.tensor import DType, Schema, Tensors, TensorSpec, schema_bytes
 
 __all__ = ["Coded", "Squeezed", "compressed"]
 
@@ -36,6 +43,8 @@ Pipeline = Callable[[int, Layout | None], Transform]
 """For vectors of a length, and with the layout that they have, where it is known."""
 
 _CODEC = "codec."  # before the names of what a pipeline remembers
+_PACKED = "packed"
+_KNOWN = "codec.known"
 _LARGE = 1 << 18  # numbers, which take milliseconds to encode
 _TYPES: dict[DType, torch.dtype] = {
     "u8": torch.uint8, "u16": torch.uint16, "i32": torch.int32, "i64": torch.int64, "f16": torch.float16,
@@ -61,13 +70,27 @@ class _Piece(NamedTuple):
 class Coded(Parts):
     """Parts that are sent encoded: what `encode` gives of a vector is for `tensors`, and `vector` decodes."""
 
-    def __init__(self, plain: Parts, model: Model, pipeline: Pipeline) -> None:
-        """Raises ConfigError where the pipeline does not fit what is sent."""
+    def __init__(
+        self, plain: Parts, model: Model, pipeline: Pipeline, codec: Codec | None = None, tally: Tally | None = None
+    ) -> None:
+        """`codec`: goes over all that is encoded; `tally`: is told what came of that.
+
+        Raises ConfigError where the pipeline does not fit what is sent.
+        """
         self.sizes = plain.sizes
         self._pieces = tuple(_pieces(plain, model, pipeline))
         self._schemas = [piece.schema for piece in self._pieces]
         self.schema = tuple(each for schema in self._schemas for each in schema)
         self.numel = plain.numel
+        self._whole = schema_bytes(self.schema)
+        self._entropy = None if codec is None else EntropyCoder(codec, self._whole)
+        self._tally = tally
+        self.schemas = (self.schema, *map(_packed, [] if self._entropy is None else self._entropy.lengths))
+
+    @property
+    def nbytes(self) -> float:
+        """Before entropy coding."""
+        return self._whole
 
     def encode(self, vector: Tensor, state: RoleState, seed: int) -> tuple[Tensor, RoleState]:
         """What `tensors` takes, as bytes, and what is to be remembered for the next vector."""
@@ -85,7 +108,10 @@ class Coded(Parts):
             payload, own_after = piece.transform.encode(part, own, rng)
             sent += payload
             after |= {name + key: value for key, value in own_after.items()}
-        return torch.cat([each.contiguous().view(torch.uint8) for each in sent]), after
+        whole = torch.cat([each.contiguous().view(torch.uint8) for each in sent])
+        if self._entropy is not None:
+            whole = torch.frombuffer(bytearray(self._entropy.pack(bytes(as_buffer(whole)))), dtype=torch.uint8)
+        return whole, after
 
     @property
     def coded(self) -> int:
@@ -102,22 +128,42 @@ class Coded(Parts):
 
     def decode(self, packed: Tensor) -> Tensor:
         """The vector that whoever gets this has."""
-        return self.vector(Coded.tensors(self, packed), finite=False)
+        return self._decoded(Coded.tensors(self, packed))
 
     def tensors(self, vector: Tensor) -> Tensors:
         """What `encode` gave, as it is sent."""
-        whole, at, buffers = as_buffer(vector), 0, []
+        whole = as_buffer(vector)
+        if whole.nbytes < self._whole:
+            return Tensors(_packed(whole.nbytes), (whole,))
+        return self._split(whole)
+
+    def packed(self, tensors: Tensors) -> Tensor:
+        return torch.cat([_read(tensors[spec.name], "u8") for spec in tensors.schema])
+
+    def vector(self, tensors: Tensors, *, finite: bool = True) -> Tensor:
+        if tensors.schema not in self.schemas:
+            raise RemoteProtocolError(f"{tensors} came where {', '.join(map(str, self.schema))} was agreed")
+        vector = self._decoded(tensors)
+        if finite and not is_finite(vector):
+            raise RemoteProtocolError("a model with NaN or infinite numbers came")
+        if self._entropy is not None and self._tally is not None:
+            self._tally.add(tensors.nbytes, self._whole)
+        return vector
+
+    def _split(self, whole: memoryview) -> Tensors:
+        at, buffers = 0, []
         for spec in self.schema:
             buffers.append(whole[at : at + spec.nbytes])
             at += spec.nbytes
         return Tensors(self.schema, buffers)
 
-    def packed(self, tensors: Tensors) -> Tensor:
-        return torch.cat([_read(tensors[spec.name], "u8") for spec in self.schema])
-
-    def vector(self, tensors: Tensors, *, finite: bool = True) -> Tensor:
-        if tensors.schema != self.schema:
-            raise RemoteProtocolError(f"{tensors} came where {', '.join(map(str, self.schema))} was agreed")
+    def _decoded(self, tensors: Tensors) -> Tensor:
+        """Raises RemoteProtocolError for bytes that no vector is encoded as."""
+        if self._entropy is not None and tensors.schema != self.schema:
+            try:
+                tensors = self._split(memoryview(self._entropy.unpack(bytes(tensors[_PACKED]))))
+            except ValueError as error:
+                raise RemoteProtocolError(f"what came cannot be expanded: {error}") from error
         found: list[Tensor] = []
         for piece, schema in zip(self._pieces, self._schemas, strict=True):
             payload = tuple(_read(tensors[spec.name], spec.dtype) for spec in schema)
@@ -125,10 +171,7 @@ class Coded(Parts):
                 found.append(payload[0] if piece.transform is None else piece.transform.decode(payload))
             except ValueError as error:
                 raise RemoteProtocolError(f"what came for {piece.name} cannot be decoded: {error}") from error
-        vector = torch.cat(found)
-        if finite and not is_finite(vector):
-            raise RemoteProtocolError("a model with NaN or infinite numbers came")
-        return vector
+        return torch.cat(found)
 
 
 class Squeezed(Coded):
@@ -147,6 +190,11 @@ class Squeezed(Coded):
         decoded, packed = self._newest
         assert vector is decoded, "only what was squeezed last is sent"
         return Coded.tensors(self, packed)
+
+
+def _packed(length: int) -> Schema:
+    """Of what was encoded, after entropy coding."""
+    return (TensorSpec(_PACKED, "u8", (length,)),)
 
 
 def _pieces(plain: Parts, model: Model, pipeline: Pipeline) -> Iterator[_Piece]:
@@ -178,11 +226,14 @@ def _read(buffer: memoryview, dtype: DType) -> Tensor:
 class _Codec:
     """What both halves know: how either direction is sent, and as the difference to what."""
 
-    def __init__(self, learner: Learner, rule: Rule, spec: CompressSpec) -> None:
+    def __init__(self, learner: Learner, rule: Rule, spec: CompressSpec, tally: Tally | None) -> None:
         model = learner.model
-        self.up = rule.up if spec.up.plain else Coded(rule.up, model, spec.up.transform)
-        self.down = rule.down if spec.down.plain else Coded(rule.down, model, spec.down.transform)
-        self.stateful = spec.up.stateful
+
+        def coded(plain: Parts, spec: DownSpec) -> Parts:
+            return plain if spec.plain else Coded(plain, model, spec.transform, codec(spec.entropy), tally)
+
+        self.up, self.down = coded(rule.up, spec.up), coded(rule.down, spec.down)
+        self.stateful, self.incremental = spec.up.stateful, spec.up.incremental
         self._seed, self._seat = learner.seed, learner.seat
         self._numel = rule.up.numel
         self._first = torch.empty(0)  # what all know that the server's half sends at first
@@ -225,6 +276,7 @@ class _Sender:
         self._inner = inner
         self._codec = codec
         self._reference: Tensor | None = None  # of the round that goes on
+        self._known = torch.zeros(codec.up.numel)  # h, of EF21
 
     def broadcast(self, params: Tensor, round: int) -> Tensor:
         sent, received = self._codec.downward(self._inner.broadcast(params, round), round)
@@ -233,16 +285,27 @@ class _Sender:
 
     def absorb(self, params: Tensor, mean: Tensor, share: float, round: int) -> Tensor:
         assert self._reference is not None, "the round began with a broadcast"
-        return self._inner.absorb(params, mean + self._reference, share, round)
+        return self._inner.absorb(params, self._whole(mean, share) + self._reference, share, round)
 
     def serve(self, params: Tensor) -> Tensor:
         return self._inner.serve(params)
 
     def state(self) -> RoleState:
-        return self._inner.state()
+        return {**self._inner.state(), **({_KNOWN: self._known} if self._codec.incremental else {})}
 
     def resume(self, state: RoleState) -> None:
-        self._inner.resume(state)
+        if self._codec.incremental:
+            self._known = as_tensor(state[_KNOWN])
+        self._inner.resume({name: value for name, value in state.items() if name != _KNOWN})
+
+    def _whole(self, mean: Tensor, share: float) -> Tensor:
+        """The mean of the updates, from that of what was sent of them."""
+        if not self._codec.incremental:
+            return mean
+        assert isinstance(self._codec.up, Coded), "only what is encoded is sent as what is new in it"
+        new = self._codec.up.of_coded(mean)
+        self._known = torch.add(self._known, new, alpha=share)
+        return mean - new + self._known
 
 
 class _Replier:
@@ -274,15 +337,15 @@ class _Replier:
         self._inner.resume({name: value for name, value in state.items() if not name.startswith(_CODEC)})
 
 
-def compressed(rule: Rule, learner: Learner, spec: CompressSpec) -> Rule:
+def compressed(rule: Rule, learner: Learner, spec: CompressSpec, tally: Tally | None = None) -> Rule:
     """The same rule with what is sent compressed; itself, if nothing is to be. Raises ConfigError if that cannot be."""
     if spec.plain:
         return rule
-    codec = _Codec(learner, rule, spec)
+    halves = _Codec(learner, rule, spec, tally)
     return replace(
         rule,
-        down=codec.down,
-        up=codec.up,
-        central=lambda: _Sender(rule.central(), codec),
-        local=lambda: _Replier(rule.local(), codec),
+        down=halves.down,
+        up=halves.up,
+        central=lambda: _Sender(rule.central(), halves),
+        local=lambda: _Replier(rule.local(), halves),
     )

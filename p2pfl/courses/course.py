@@ -12,6 +12,7 @@ from p2pfl.courses.learner import Learner
 from p2pfl.journal.journal import Journal
 from p2pfl.journal.state import State
 from p2pfl.learn.compression import CompressSpec
+from p2pfl.learn.entropy import Tally
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.schedule import Schedule
 
@@ -29,6 +30,7 @@ class Place:
     stop: int | None = None  # the round, from 0, before which to pause: the role's state goes on elsewhere; None: never
     journal: Journal | None = None  # where what must outlive the process is kept; None: nothing need outlive it
     compress: CompressSpec = field(default_factory=CompressSpec)  # for a course that `compresses`
+    tally: Tally = field(default_factory=Tally)  # of what comes to all seats that have it in common
 
 
 RoleState = State
@@ -83,6 +85,7 @@ class Course:
     sleepers: Callable[[Topology, Any], Collection[int]] = lambda topology, settings: ()
     """Seats that only answer what they are asked, and keep nothing in between: a simulation need not hold them."""
     compresses: bool = False  # whether it does what the table [compress] asks for
+    rotates: bool = False  # whether each round is led, and told of, by another seat
     elected: tuple[type, ...] = ()  # every role that `play` may give where the settings have the coordinator elected
 
     def cast(self, settings: Any = None) -> tuple[type, ...]:

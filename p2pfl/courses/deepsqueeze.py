@@ -8,8 +8,11 @@ With y what was trained from x, and delta what is withheld, zero at first:
     v <- y + delta;   c <- Q(v), which is sent;   delta <- v - c;   x <- y + gamma * sum over j of w_ij (c_j - c_i)
 
 Nothing is known of others from one round to the next: graphs may change, and messages may be lost. How to compress is
-[compress.up]. Whole models are compressed, not differences: few bits for each number go well, few numbers do not; see
-choco.py for these.
+[compress.up]. Whole models are compressed, not what is new in them: some bits for each number go well, few numbers do
+not; see choco.py for these.
+
+Deviation: models are sent as their differences to the initial one, which all have. It cancels in c_j - c_i, and less is
+withheld of what is smaller.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from p2pfl.courses.learner import Learner, seed_of
 from p2pfl.courses.steps import Adapt
 from p2pfl.errors import require
 from p2pfl.learn.compression import UpSpec
+from p2pfl.learn.entropy import Tally, codec
 from p2pfl.learn.train import FitResult
 
 __all__ = ["DEEPSQUEEZE", "DeepSqueezeSettings", "Squeezing"]
@@ -49,9 +53,10 @@ class DeepSqueezeSettings(MixingSettings):
 class Squeezing(Adapt):
     """One node's side of DeepSqueeze."""
 
-    def __init__(self, learner: Learner, spec: UpSpec, gamma: float) -> None:
-        self._squeezed = Squeezed(learner.parts, learner.model, spec.transform)
+    def __init__(self, learner: Learner, spec: UpSpec, gamma: float, tally: Tally | None = None) -> None:
+        self._squeezed = Squeezed(learner.parts, learner.model, spec.transform, codec(spec.entropy), tally)
         super().__init__(self._squeezed)
+        self._first = learner.model.initial
         self._gamma = gamma
         self._seed = learner.seed, learner.seat
         self._round = 0
@@ -64,7 +69,7 @@ class Squeezing(Adapt):
 
     def give(self, params: Tensor, trained: Tensor) -> Tensor:
         seed = seed_of(*self._seed, "squeeze", self._round)
-        self._given, self._withheld = self._squeezed.squeeze(trained, self._withheld, seed)
+        self._given, self._withheld = self._squeezed.squeeze(trained - self._first, self._withheld, seed)
         return self._given
 
     def take(self, params: Tensor, trained: Tensor, mixed: Tensor, heard: Mapping[int, Tensor]) -> Tensor:
@@ -86,7 +91,11 @@ def _steps(place: Place) -> Squeezing:
     require(
         place.compress.up.feedback, "compress.up.feedback is false, and is what deepsqueeze is about; set it to true"
     )
-    return Squeezing(place.learner, place.compress.up, place.settings.gamma)
+    require(
+        place.compress.up.memory == "error",
+        "compress.up.memory is 'ef21', and deepsqueeze remembers the error; set it to error, or take choco",
+    )
+    return Squeezing(place.learner, place.compress.up, place.settings.gamma, place.tally)
 
 
 DEEPSQUEEZE = mixing("deepsqueeze", DeepSqueezeSettings, _steps, compresses=True)

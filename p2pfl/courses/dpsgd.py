@@ -31,16 +31,16 @@ from p2pfl.courses.gossip import (
     Standing,
     begin,
     catch_up,
-    consensus_distance,
     links,
     neighborhood,
     part,
 )
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.parts import Parts
+from p2pfl.courses.private import keeping
 from p2pfl.courses.steps import Adapt, Combine, Steps
 from p2pfl.courses.watch import Watch
-from p2pfl.errors import ConfigError, RemoteProtocolError
+from p2pfl.errors import ConfigError, RemoteProtocolError, require
 from p2pfl.journal.journal import Journal
 from p2pfl.learn.params import is_finite
 from p2pfl.node.connection import Connection
@@ -73,14 +73,23 @@ class MixingSettings(GossipSettings):
 
     deadline_seconds: float = 0.0
     """After training, a round waits so long, and mixes what has come; 0: it waits for all who are linked."""
-    diagnose: bool = False
-    """Tell, where a node evaluates, how alike the models are that it mixes, as differences to its own of before:
-    dissimilarity, gradient diversity, norm, distance to their mean."""
+    private: tuple[str, ...] = ()
+    """Tensors of the model that never leave a node, as patterns of their names, such as `["head.*"]`. Each node's model
+    is then measured on its own examples, too: on those of partition.holdout, if there are any."""
 
     def __post_init__(self) -> None:
         GossipSettings.__post_init__(self)
         if self.deadline_seconds < 0:
             raise ConfigError(f"course.deadline_seconds is {self.deadline_seconds}; it must not be negative")
+
+    @property
+    def is_personal(self) -> bool:
+        return bool(self.private)
+
+    @property
+    def is_diagnosed(self) -> bool:
+        """Whether it is told how alike the vectors are that a node mixes: where these are models."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +106,22 @@ class DpsgdSettings(MixingSettings):
     signed: bool = False
     """Whether models are signed, and nodes compare who signed what: who gives two models in one round is banned for a
     day. In each round 400 bytes of each node reach every other: it is meant for up to some hundreds of nodes."""
+    diagnose: bool = False
+    """Tell, where a node evaluates, how alike the models are that it mixes, as differences to its own of before:
+    dissimilarity, gradient diversity, norm, distance to their mean."""
 
     def __post_init__(self) -> None:
         MixingSettings.__post_init__(self)
+        whole = not (self.diagnose and self.private)
+        require(whole, "course.diagnose compares whole models, and course.private keeps parts; leave one of them out")
         if self.order not in ("adapt", "combine"):
             raise ConfigError(f"course.order is {self.order!r}; it must be one of adapt, combine")
         if self.missing not in ("self", "renormalise"):
             raise ConfigError(f"course.missing is {self.missing!r}; it must be one of self, renormalise")
+
+    @property
+    def is_diagnosed(self) -> bool:
+        return self.diagnose
 
 
 class Model(Message):
@@ -155,7 +173,7 @@ class Mixer(Gossiping):
 
     async def run(self, node: Node) -> None:
         self._node = node
-        node.agree(self._learner.schema, self._steps.parts.schema)
+        node.agree(self._learner.schema, *self._steps.parts.schemas)
         lead = await begin(node, self._learner, self._neighbors, self._round)
         while True:
             if lead is not None:
@@ -176,6 +194,9 @@ class Mixer(Gossiping):
         self.params, self._round = as_tensor(state["params"]), int(state["round"])
         self._steps.resume(state)
 
+    def _public(self) -> Tensor:
+        return self._steps.public(self.params)
+
     async def _play(self, node: Node, round: int) -> None:
         node.emit(RoundStarted(round + 1, 1))
         steps, before = self._steps, self.params
@@ -184,14 +205,11 @@ class Mixer(Gossiping):
         shared = steps.give(before, trained)
         heard = await self._exchange(node, round, shared)
         self.params = steps.take(before, trained, self._mix(node, round, shared, heard), heard)
-        distance = (
-            consensus_distance(steps.shown(shared), map(steps.shown, heard.values()))
-            if self._settings.is_due(self._learner.seat, round)
-            else None
-        )
+        due = self._settings.is_due(self._learner.seat, round)
+        distance = steps.distance(shared, heard) if due else None
         metrics = await self._settings.measure(self._learner, self.params, round, fitted, distance)
-        if self._settings.diagnose and self._settings.is_due(self._learner.seat, round):
-            metrics |= diagnosed(before, map(steps.shown, (shared, *heard.values())))
+        if due and self._settings.is_diagnosed:
+            metrics |= diagnosed(before, (shared, *heard.values()))
         await self._durable.commit(node, self._round, self.state(), metrics)
         node.emit(RoundEnded(round + 1, len(heard) + 1, metrics))
 
@@ -205,7 +223,7 @@ class Mixer(Gossiping):
         return await catch_up(node, self._learner, audible, self._round)
 
     def _follow(self, lead: Lead) -> None:
-        self._round, self.params = lead.round, lead.params
+        self._round, self.params = lead.round, self._steps.adopt(self.params, lead.params)
         self._steps.restart()
         for old in [round for round in self._mailbox if round < self._round]:
             del self._mailbox[old]
@@ -363,7 +381,8 @@ def _play(place: Place) -> tuple[object, ...]:
     steps = kind(place.learner.parts, place.settings.missing)
     neighbors = neighborhood(place.topology, place.seat)
     watch = Watch(place.seat, neighbors, place.journal) if place.settings.signed else None
-    mixer = Mixer(place.learner, place.settings, place.topology, place.stop, place.journal, watch, steps)
+    kept = keeping(steps, place)
+    mixer = Mixer(place.learner, place.settings, place.topology, place.stop, place.journal, watch, kept)
     return (mixer,) if watch is None else (mixer, watch)
 
 
@@ -392,7 +411,8 @@ def mixing(
     """
 
     def play(place: Place) -> tuple[object, ...]:
-        return (Mixer(place.learner, place.settings, place.topology, place.stop, place.journal, steps=steps(place)),)
+        kept = keeping(steps(place), place)
+        return (Mixer(place.learner, place.settings, place.topology, place.stop, place.journal, steps=kept),)
 
     return Course(name, settings, (Mixer,), play, _everybody, family, needs, compresses=compresses)
 

@@ -203,7 +203,7 @@ class Member(ABC):
 
     async def own_score(self, ask: Evaluate) -> Score:
         """How we find a model while we coordinate."""
-        return await score(self.learner, self._outbox.local, self.learner.vector(ask.params))
+        return await score(self.learner, self._outbox.local, self.learner.vector(ask.params), ask.round)
 
     # -- what the council keeps ------------------------------------------------------------------------------------
 
@@ -257,7 +257,7 @@ class Member(ABC):
     @Evaluate.handler
     async def evaluate(self, ask: Evaluate, peer: Peer) -> Score:
         await self._obey(peer)
-        return await score(self.learner, self._outbox.local, self.learner.vector(ask.params))
+        return await score(self.learner, self._outbox.local, self.learner.vector(ask.params), ask.round)
 
     @Fetch.handler
     async def fetch(self, ask: Fetch, peer: Peer) -> Fetched:

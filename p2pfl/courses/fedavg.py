@@ -10,7 +10,6 @@ Deviation: a cohort is drawn from the clients that are linked at the start of th
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,19 +26,18 @@ from p2pfl.courses.elected import Member
 from p2pfl.courses.finetune import tuned
 from p2pfl.courses.goal import BETTER, Goal
 from p2pfl.courses.learner import Learner
-from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Update, number
-from p2pfl.courses.outbox import Outbox, score
+from p2pfl.courses.messages import Finish, Train, number
 from p2pfl.courses.rounds import Clients, Collected, RoundRules
 from p2pfl.courses.rules import Rule, averaging
 from p2pfl.courses.samplers import SAMPLERS, SamplerSpec
 from p2pfl.courses.scores import BY_CLIENTS
+from p2pfl.courses.trainer import Trainer
 from p2pfl.errors import CourseError, require
 from p2pfl.journal.certificate import Certificate
 from p2pfl.journal.journal import Journal
 from p2pfl.learn.specs import TrainSpec
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted
 from p2pfl.node.node import Node
-from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
 from p2pfl.wire.tensor import Tensors
 
@@ -146,6 +144,11 @@ class FedAvgSettings:
     @property
     def aim(self) -> Goal:
         return Goal(self.best_by, self.best_is, self.patience, self.target, self.target_accuracy)
+
+    @property
+    def hears_all(self) -> bool:
+        """Whether every update that is asked for counts, and as much as every other."""
+        return self.weights == "equal" and self.quorum == 1 and not (self.deadline_seconds or self.over_selection)
 
     @property
     def rules(self) -> RoundRules:
@@ -322,7 +325,7 @@ class Server(Leader):
         super().__init__(learner, settings, asked, Durable(journal), stop, rule)
 
     async def run(self, node: Node) -> None:
-        node.agree(self._served.schema, self._rule.down.schema, self._rule.up.schema)
+        node.agree(self._served.schema, *self._rule.down.schemas, *self._rule.up.schemas)
         if self._round:
             await self._clients.reassemble(node)
         else:
@@ -374,55 +377,6 @@ class Candidate(Member):
         return Elected(self, term)
 
 
-class Trainer:
-    """A client: trains when its server asks it to, until the course is over."""
-
-    def __init__(self, learner: Learner, server: int, journal: Journal | None = None, rule: Rule | None = None) -> None:
-        """`server`: the seat that it obeys, and no other; `rule`: federated averaging if there is none."""
-        self.params: Tensor = learner.model.initial
-        self._learner = learner
-        self._server = server
-        self._rule = averaging(learner) if rule is None else rule
-        self._served = self._rule.served or learner.parts
-        self._final: Tensor = self.params  # what is served in the end
-        self._outbox = Outbox(learner, self._rule, Durable(journal))
-        self._over = asyncio.Event()
-
-    async def run(self, node: Node) -> None:
-        node.agree(self._served.schema, self._rule.down.schema, self._rule.up.schema)
-        try:
-            with node.waiting("the end of the course"):
-                await self._over.wait()
-        finally:
-            self._outbox.close()
-        self.params = await self._outbox.local.personal(self._learner, self._final)  # the server waits no more
-
-    def state(self) -> RoleState:
-        """What its half remembers; nothing else of it lasts from round to round."""
-        return self._outbox.local.state()
-
-    def resume(self, state: RoleState) -> None:
-        if state:
-            self._outbox.local.resume(state)
-
-    @Train.handler
-    async def train(self, ask: Train, peer: Peer) -> Update:
-        require_seat(peer, self._server)
-        return await self._outbox.update(peer.node, ask.round, ask.params)
-
-    @Evaluate.handler
-    async def evaluate(self, ask: Evaluate, peer: Peer) -> Score:
-        require_seat(peer, self._server)
-        return await score(self._learner, self._outbox.local, self._served.vector(ask.params))
-
-    @Finish.handler
-    async def finish(self, ask: Finish, peer: Peer) -> Finished:
-        require_seat(peer, self._server)
-        self._final = self._served.vector(ask.params)
-        self._over.set()
-        return Finished()
-
-
 def _play(place: Place) -> tuple[object, ...]:
     if place.settings.coordinator == "elect":
         require(place.stop is None, "--checkpoint-every does not go with course.coordinator = 'elect'; leave it out")
@@ -434,15 +388,23 @@ def _play(place: Place) -> tuple[object, ...]:
 
 def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[object, ...]:
     """The server, or a client, of a rule."""
-    if place.settings.diagnose:
+    settings = place.settings
+    if settings.diagnose:
         require(place.compress.plain, "course.diagnose does not go with [compress]; leave one of them out")
-        unlike = f"course.diagnose compares updates, and those of {place.settings.name} are of different things"
+        unlike = f"course.diagnose compares updates, and those of {settings.name} are of different things"
         require(plain.comparable, f"{unlike}; leave it out")
-    rule = compressed(tuned(plain, place.settings.finetuning(place.learner.train)), place.learner, place.compress)
+    rule = compressed(
+        tuned(plain, settings.finetuning(place.learner.train)), place.learner, place.compress, place.tally
+    )
+    require(
+        not place.compress.up.incremental or settings.hears_all,
+        "compress.up.memory is 'ef21', which needs equal weights and every update; set course.weights to equal, "
+        "course.quorum to 1, course.deadline_seconds and course.over_selection to 0",
+    )
     if place.seat:
         return (Trainer(place.learner, 0, place.journal, rule),)
     clients = place.topology.union.neighbors(0)
-    return (server(place.learner, place.settings, clients, place.stop, place.journal, rule),)
+    return (server(place.learner, settings, clients, place.stop, place.journal, rule),)
 
 
 def _needs(topology: Topology) -> str | None:

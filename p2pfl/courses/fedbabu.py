@@ -13,8 +13,9 @@ from torch import Tensor
 from p2pfl.courses.fedavg import starred
 from p2pfl.courses.fedrep import fit_frozen
 from p2pfl.courses.learner import Learner
-from p2pfl.courses.partial import FedPerSettings, Sharing, last_layers, private_of
+from p2pfl.courses.partial import FedPerSettings, Sharing, last_layers
 from p2pfl.courses.parts import Parts
+from p2pfl.courses.private import private_of
 from p2pfl.courses.rules import Rule, Trained, Training
 from p2pfl.learn.pieces import Frozen, Pieces, frozen
 
@@ -48,7 +49,7 @@ class Body(Training):
 
 def _fedbabu(learner: Learner, settings: FedBabuSettings) -> Rule:
     model = learner.model
-    head = private_of(model, settings, last_layers(model, settings.layers))
+    head = private_of(model, settings.name, settings.private, last_layers(model, settings.layers))
     shared, body = Pieces(model.layout, {entry.name for entry in model.layout.entries} - head), frozen(model, head)
     parts = Parts(model, params=shared.numel)
     return Rule(parts, parts, lambda: Sharing(shared), lambda: Body(shared, body))

@@ -109,7 +109,7 @@ class Showing(Training):
 def _shares(learner: Learner, classes: int) -> Tensor:
     """Of each class in the client's examples."""
     assert learner.shard is not None, "only seats with examples train"
-    labels = learner.shard.dataset.y[learner.shard.indices]
+    labels = learner.shard.labels
     return torch.bincount(labels, minlength=classes) / max(len(labels), 1)
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from p2pfl.courses.fedavg import starred
 from p2pfl.courses.learner import Learner
-from p2pfl.courses.partial import FedPerSettings, last_layers, private_of, shared
+from p2pfl.courses.partial import FedPerSettings, last_layers, shared
+from p2pfl.courses.private import private_of
 from p2pfl.courses.rules import Rule, Trained, Training
 from p2pfl.errors import require
 from p2pfl.learn.pieces import Frozen, frozen
@@ -64,7 +65,7 @@ async def fit_frozen(
 
 def _fedrep(learner: Learner, settings: FedRepSettings) -> Rule:
     model = learner.model
-    private = private_of(model, settings, last_layers(model, settings.layers))
+    private = private_of(model, settings.name, settings.private, last_layers(model, settings.layers))
     body = frozen(model, private)
     head = frozen(model, frozenset(entry.name for entry in model.layout.entries) - private)
     train = replace(learner.train, epochs=settings.head_epochs, steps=0)

@@ -84,6 +84,11 @@ class GossipSettings:
         sentence = f"course.evaluate is {self.evaluate!r}; it must be one of {', '.join(choices)}"
         require(self.evaluate in choices, sentence)
 
+    @property
+    def is_personal(self) -> bool:
+        """Whether each node's model is meant for its own examples, and measured on them, too."""
+        return False
+
     def is_due(self, seat: int, round: int) -> bool:
         """Whether this seat evaluates after this round (from 0)."""
         chosen = self.evaluators < 0 or seat < self.evaluators
@@ -99,8 +104,8 @@ class GossipSettings:
             return told
         if self.evaluate in ("test", "both") and learner.test is not None:
             told |= (await learner.evaluate(params, learner.test)).figures
-        if self.evaluate in ("clients", "both"):
-            own = (await learner.evaluate(params, learner.measured)).figures
+        if self.is_personal or self.evaluate in ("clients", "both"):
+            own = (await learner.evaluate(params, learner.at(round).measured)).figures
             told |= {f"{CLIENT}{name}": value for name, value in own.items()}
         return told
 
@@ -354,10 +359,14 @@ class Gossiping:
         if self._stop == self._settings.rounds:
             node.emit(CourseEnded(self._stop, f"all {self._stop} rounds are done"))
 
+    def _public(self) -> Tensor:
+        """The model that a neighbour goes on with that comes late."""
+        return self.params
+
     @Pull.handler
     async def pull(self, ask: Pull, peer: Peer) -> Pulled:
         require_seat(peer, *self._neighbors)
-        return ask.answer(self._learner, self._round, self.params, over=self._round >= self._stop)
+        return ask.answer(self._learner, self._round, self._public(), over=self._round >= self._stop)
 
     @Release.handler
     async def release(self, ask: Release, peer: Peer) -> Released:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from p2pfl.compute.job import Compute, EvaluateJob, FitJob
 from p2pfl.courses.parts import Parts
+from p2pfl.courses.seeds import seed_of
 from p2pfl.errors import ComputeError, P2pflError
 from p2pfl.learn.data import Shard
 from p2pfl.learn.evaluate import Evaluation
@@ -25,16 +25,6 @@ LARGE = 1 << 18
 """So many numbers take about a millisecond to look at: more of them are looked at on another thread."""
 
 
-def seed_of(*parts: object) -> int:
-    """A 63-bit seed that depends on all parts and is the same on every host.
-
-    >>> seed_of(1, "round", 2) == seed_of(1, "round", 2) != seed_of(1, "round", 3)
-    True
-    """
-    text = "/".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8, person=b"p2pfl-seed").digest()) >> 1
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Learner:
     """The learning of one seat. Vectors are flat, float32, of shape (model.layout.numel,)."""
@@ -47,6 +37,7 @@ class Learner:
     shard: Shard | None = None  # the examples of this seat; a coordinator has none
     validation: Shard | None = None  # examples of this seat that it does not train on
     test: Shard | None = None  # the course's test part, where this seat has it
+    own_test: Shard | None = None  # this seat's share of it, where it is dealt
     metrics: MetricsSpec = field(default_factory=MetricsSpec)
     parts: Parts = field(init=False)
     """What a model is sent as."""
@@ -56,8 +47,8 @@ class Learner:
 
     @property
     def measured(self) -> Shard:
-        """The examples that this seat evaluates on: those that it holds out, or else all of its own."""
-        shard = self.validation or self.shard
+        """What this seat evaluates on: its part of the test, what it holds out, or else all that it has."""
+        shard = self.own_test or self.validation or self.shard
         assert shard is not None, "only seats with examples are asked"
         return shard
 
@@ -73,6 +64,14 @@ class Learner:
     def vector(self, tensors: Tensors, *, finite: bool = True) -> Tensor:
         """A received model; see Parts."""
         return self.parts.vector(tensors, finite=finite)
+
+    def at(self, round: int) -> Learner:
+        """This one with its examples as they are in a round, from 0: they may change over time."""
+        parts = (self.shard, self.validation, self.own_test)
+        if all(part is None or part.shift is None or part.shift.onset == 0 for part in parts):
+            return self
+        shard, validation, own_test = (part and part.at(round) for part in parts)
+        return replace(self, shard=shard, validation=validation, own_test=own_test)
 
     async def digest(self, vector: Tensor) -> str:
         """See model_hash; a large vector keeps the loop waiting for no longer than a small one."""
@@ -100,7 +99,8 @@ class Learner:
         """
         assert self.shard is not None, "only seats with examples train"
         spec, seed = train or self.train, seed_of(self.seed, use, round, self.seat)
-        job, limit = FitJob(params, self.model, self.shard, spec, seed, round, drift, memory), spec.limit_seconds
+        shard, limit = self.shard.at(round), spec.limit_seconds
+        job = FitJob(params, self.model, shard, spec, seed, round, drift, memory)
         watchdog = asyncio.timeout(limit or None)
         try:
             async with watchdog:

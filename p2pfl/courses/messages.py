@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from p2pfl.wire.message import Message, Request
 from p2pfl.wire.tensor import Tensors
 
-__all__ = ["Evaluate", "Finish", "Finished", "Rating", "Score", "Train", "Update", "number"]
+__all__ = ["MODEL", "Evaluate", "Finish", "Finished", "Rating", "Score", "Train", "Update", "number"]
+
+MODEL = "params"  # what a model's vector is called among the tensors of a message
 
 
 class Update(Message):

@@ -93,7 +93,7 @@ class Outbox:
         return update
 
     async def _train(self, round: int, received: Tensor) -> Update:
-        trained = await self.local.train(self._learner, received, round)
+        trained = await self.local.train(self._learner.at(round), received, round)
         return Update(round, self._rule.up.tensors(trained.vector), trained.num_examples, number(trained.loss))
 
     def _as_state(self, key: str, update: Update) -> RoleState:
@@ -107,7 +107,8 @@ class Outbox:
         return Update(round, self._rule.up.tensors(as_tensor(kept["vector"])), int(kept["num_examples"]), loss)
 
 
-async def score(learner: Learner, local: Local, served: Tensor) -> Score:
-    """How well a client is served, on its own examples."""
+async def score(learner: Learner, local: Local, served: Tensor, round: int) -> Score:
+    """How well a client is served in a round, on its own examples."""
+    learner = learner.at(round)
     found = await local.evaluate(learner, served, learner.measured)
     return Score(Rating(found.figures, found.num_examples), {})

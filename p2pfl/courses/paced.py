@@ -68,7 +68,7 @@ class Paced(Gossiping, ABC):
             await self._play(node, self._round)
             lead = await self._behind(node)
         self._through.set()
-        await part(node, self._neighbors, self._settings.rejoin_seconds, all_of_them=False)
+        await self._part(node)
         self._end(node)
 
     def state(self) -> RoleState:
@@ -76,6 +76,10 @@ class Paced(Gossiping, ABC):
 
     def resume(self, state: RoleState) -> None:
         self.params, self._round = as_tensor(state["params"]), int(state["round"])
+
+    async def _part(self, node: Node) -> None:
+        """We are through, and the others do not need us, but for those who were cut off a short while ago."""
+        await part(node, self._neighbors, self._settings.rejoin_seconds, all_of_them=False)
 
     @abstractmethod
     async def _play(self, node: Node, round: int) -> None:
@@ -105,8 +109,10 @@ class Paced(Gossiping, ABC):
 
     async def _behind(self, node: Node) -> Lead | None:
         """Where a neighbour is, if all that we can hear are rounds ahead."""
+        if self._round >= self._stop or not self._pace.anybody_beyond(self._round):
+            return None  # as nearly always: then nobody's link is looked at
         audible = [seat for seat in self._neighbors if node.hears(seat)]
-        if self._round >= self._stop or not self._pace.is_beyond(audible, self._round):
+        if not self._pace.is_beyond(audible, self._round):
             return None
         return await catch_up(node, self._learner, audible, self._round)
 

@@ -27,16 +27,17 @@ from p2pfl.courses.course import RoleState, as_tensor
 from p2pfl.courses.fedavg import FedAvgSettings, starred
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.parts import Parts
+from p2pfl.courses.private import private_of
 from p2pfl.courses.rules import Averaging, Local, Rule, Trained, Training
-from p2pfl.errors import ConfigError, require
+from p2pfl.errors import require
 from p2pfl.learn.data import Shard
 from p2pfl.learn.evaluate import Evaluation
 from p2pfl.learn.model import Model
-from p2pfl.learn.pieces import Pieces, layers_of, matching
+from p2pfl.learn.pieces import Pieces, layers_of
 
 __all__ = [
     "FEDBN", "FEDPER", "LGFEDAVG", "FedBnSettings", "FedPerSettings", "LgFedAvgSettings", "Partial", "PartialSettings",
-    "Sharing", "private_of", "shared",
+    "Sharing", "shared",
 ]  # fmt: skip
 
 _PREFIX = "inner."  # before the names of what the half within remembers
@@ -142,21 +143,6 @@ def shared(model: Model, private: Collection[str], inner: Callable[[], Local] = 
     return Rule(parts, parts, lambda: Sharing(go), lambda: Partial(go, stay, inner()))
 
 
-def private_of(model: Model, settings: PartialSettings, by_default: Collection[str]) -> frozenset[str]:
-    """The names of what stays. Raises ConfigError where that is nothing or everything, or a pattern fits nothing."""
-    layout = model.layout
-    for pattern in settings.private:
-        if not matching(layout, [pattern]):
-            names = ", ".join(entry.name for entry in layout.entries)
-            raise ConfigError(f"course.private has {pattern!r}, which fits no tensor of the model; it has {names}")
-    found = matching(layout, settings.private) if settings.private else frozenset(by_default)
-    hint = "name some of the model's tensors in course.private"
-    require(bool(found), f"course.name is {settings.name}, which keeps nothing of this model at its clients; {hint}")
-    whole = len(found) == len(layout.entries)
-    require(not whole, f"course.name is {settings.name}, which shares nothing of this model; {hint}, but not all")
-    return found
-
-
 def _normalisation(model: Model) -> frozenset[str]:
     layers = [name for name, module in model.module.named_modules() if isinstance(module, _NORMALISATION)]
     return frozenset(entry.name for entry in model.layout.entries if entry.name.rpartition(".")[0] in layers)
@@ -173,15 +159,23 @@ def first_layers(model: Model, count: int) -> frozenset[str]:
 
 
 def _fedbn(learner: Learner, settings: FedBnSettings) -> Rule:
-    return shared(learner.model, private_of(learner.model, settings, _normalisation(learner.model)))
+    return shared(
+        learner.model, private_of(learner.model, settings.name, settings.private, _normalisation(learner.model))
+    )
 
 
 def _fedper(learner: Learner, settings: FedPerSettings) -> Rule:
-    return shared(learner.model, private_of(learner.model, settings, last_layers(learner.model, settings.layers)))
+    return shared(
+        learner.model,
+        private_of(learner.model, settings.name, settings.private, last_layers(learner.model, settings.layers)),
+    )
 
 
 def _lgfedavg(learner: Learner, settings: LgFedAvgSettings) -> Rule:
-    return shared(learner.model, private_of(learner.model, settings, first_layers(learner.model, settings.layers)))
+    return shared(
+        learner.model,
+        private_of(learner.model, settings.name, settings.private, first_layers(learner.model, settings.layers)),
+    )
 
 
 FEDBN = starred("fedbn", FedBnSettings, _fedbn, remembers=True)

@@ -8,15 +8,13 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from p2pfl.courses.messages import MODEL
 from p2pfl.errors import RemoteProtocolError
 from p2pfl.learn.model import Model
 from p2pfl.learn.params import as_buffer, from_buffer, is_finite
-from p2pfl.wire.tensor import Schema, Tensors, TensorSpec
+from p2pfl.wire.tensor import Schema, Tensors, TensorSpec, schema_bytes
 
-__all__ = ["MODEL", "Parts"]
-
-MODEL = "params"
-"""The name of the part that is the model, or what of it is sent."""
+__all__ = ["Parts"]
 
 
 class Parts:
@@ -32,7 +30,13 @@ class Parts:
         self.sizes: Mapping[str, int] = {MODEL: whole, **more}
         self._is_model = not more and whole == model.layout.numel
         self.schema: Schema = tuple(TensorSpec(name, "f32", (size,)) for name, size in self.sizes.items())
+        self.schemas: tuple[Schema, ...] = (self.schema,)  # all that may be sent: what nodes agree on
         self.numel = sum(self.sizes.values())
+
+    @property
+    def nbytes(self) -> float:
+        """Bytes of all tensors of one message, on average."""
+        return sum(schema_bytes(schema) for schema in self.schemas) / len(self.schemas)
 
     def tensors(self, vector: Tensor) -> Tensors:
         """A vector as it is sent. It is passed by reference: do not write to it afterwards."""

@@ -70,6 +70,10 @@ class PensSettings(GossipSettings):
         require(self.fanout >= 1, f"course.fanout is {self.fanout}; it must be at least 1")
         require(self.wait_seconds > 0, f"course.wait_seconds is {self.wait_seconds:g}; it must be above 0")
 
+    @property
+    def is_personal(self) -> bool:
+        return True
+
 
 class Tally:
     """How often others were compared, and how often they were among the best, by seat.

@@ -26,7 +26,8 @@ from torch import Tensor
 from p2pfl.courses.course import RoleState, as_tensor
 from p2pfl.courses.diagnosis import Diagnosis
 from p2pfl.courses.learner import Learner
-from p2pfl.courses.parts import MODEL, Parts
+from p2pfl.courses.messages import MODEL
+from p2pfl.courses.parts import Parts
 from p2pfl.learn.data import Shard
 from p2pfl.learn.evaluate import Evaluation
 from p2pfl.wire.tensor import Tensors

@@ -19,6 +19,7 @@ from typing import Protocol
 from torch import Tensor
 
 from p2pfl.courses.course import RoleState
+from p2pfl.courses.gossip import consensus_distance
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.parts import Parts
 from p2pfl.learn.train import FitResult
@@ -62,8 +63,14 @@ class Steps(Protocol):
     def check(self, vector: Tensor) -> None:
         """Raises RemoteProtocolError for what no honest neighbour gives. NaN and infinity are looked for elsewhere."""
 
-    def shown(self, vector: Tensor) -> Tensor:
-        """The model in what a node gives: for the distance between nodes."""
+    def distance(self, shared: Tensor, heard: Mapping[int, Tensor]) -> float | None:
+        """How far the neighbours are that were heard in a round, after its `take`; None if none was."""
+
+    def public(self, params: Tensor) -> Tensor:
+        """What of our model is given to a neighbour that comes late, and goes on with it; as long as the model."""
+
+    def adopt(self, params: Tensor, theirs: Tensor) -> Tensor:
+        """The model to go on with where a neighbour is: of ours, and of what it has given as `public`."""
 
     def restart(self) -> None:
         """Begin anew, with the model of a neighbour: forget what belongs to one's own path."""
@@ -109,8 +116,18 @@ class Adapt:
     def check(self, vector: Tensor) -> None:
         return None
 
+    def distance(self, shared: Tensor, heard: Mapping[int, Tensor]) -> float | None:
+        return consensus_distance(self.shown(shared), map(self.shown, heard.values()))
+
     def shown(self, vector: Tensor) -> Tensor:
+        """The model in what a node gives."""
         return vector
+
+    def public(self, params: Tensor) -> Tensor:
+        return params
+
+    def adopt(self, params: Tensor, theirs: Tensor) -> Tensor:
+        return theirs
 
     def restart(self) -> None:
         return None

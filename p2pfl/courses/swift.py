@@ -13,8 +13,8 @@ weight with the receiver.
 
 Deviations: a round has several local steps, as is usual. The paper has no s, which is `discount = "constant"`, and
 weighs neighbours by how much each node is to count; here these are the weights of the topology (Metropolis, where it
-has none). Where a link is slower than the rounds, the newest model takes the place of those that still wait for it. Who
-is through with its rounds leaves. The model of a neighbour that is gone counts no more: it would hold back who goes on.
+has none). Where a link is slower than the rounds, the newest model takes the place of those that still wait for it. The
+model of a neighbour that is gone, or through with its rounds, counts no more: it would hold back who goes on.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from torch import Tensor
 
 from p2pfl.courses.course import Course, Place, RoleState
 from p2pfl.courses.dpsgd import Model, symmetric
-from p2pfl.courses.gossip import GossipSettings, Lead
+from p2pfl.courses.gossip import GossipSettings, Lead, Standing, part
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.paced import Letter, Mailbox, Paced
 from p2pfl.courses.staleness import Staleness
 from p2pfl.journal.journal import Journal
 from p2pfl.node.events import RoundStarted
 from p2pfl.node.node import Node
-from p2pfl.node.peer import Peer
+from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.weights import own_weight, topology_weights
 
 __all__ = ["SWIFT", "Poster", "SwiftSettings"]
@@ -78,6 +78,7 @@ class Poster(Paced):
         self._staleness = settings.staleness
         self._mail = Mailbox()
         self._posted: dict[int, Model] = {}  # by receiver, the newest that waits for its link
+        self._ended: set[int] = set()  # neighbours that are through
         self._busy: set[int] = set()  # receivers that something is being sent to
 
     def state(self) -> RoleState:
@@ -86,6 +87,10 @@ class Poster(Paced):
     def resume(self, state: RoleState) -> None:
         super().resume(state)
         self._mail = Mailbox.restored(state)
+
+    async def _part(self, node: Node) -> None:
+        """Stay for those who are slower: they may come late, and ask where we are."""
+        await part(node, self._neighbors, self._settings.rejoin_seconds, standing=Standing(self._round))
 
     async def _behind(self, node: Node) -> Lead | None:
         """Never mind: who is slow keeps what it has learned."""
@@ -96,7 +101,8 @@ class Poster(Paced):
         before = self.params
         self._post(node, Model(round, self._learner.tensors(before)))
         fitted = await self._training.fit(node, self._learner, before, round)
-        letters = {seat: self._mail[seat] for seat in sorted(self._mail) if node.hears(seat)}
+        there = [seat for seat in sorted(self._mail) if seat not in self._ended and node.hears(seat)]
+        letters = {seat: self._mail[seat] for seat in there}
         averaged = self._average(before, round, letters)
         self.params = averaged if fitted is None else averaged.add_(fitted.params).sub_(before)
         await self._close(node, round, fitted, before, [letter.params for letter in letters.values()])
@@ -129,6 +135,12 @@ class Poster(Paced):
         seat = self._sender(message, peer)
         if (vector := self._sound(message, peer)) is not None:
             self._mail[seat] = Letter(vector, self._round)
+
+    @Standing.handler
+    def standing(self, message: Standing, peer: Peer) -> None:
+        seat = require_seat(peer, *self._neighbors)
+        if message.round >= self._settings.rounds:
+            self._ended.add(seat)
 
 
 def _play(place: Place) -> tuple[object, ...]:

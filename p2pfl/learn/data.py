@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +18,15 @@ import torch
 from torch import Tensor
 
 from p2pfl.errors import ConfigError, MissingPackage
-from p2pfl.learn.files import find_idx, read_image_folder, read_npz
+from p2pfl.learn.files import find_idx, find_parts, read_image_folder, read_npz
 from p2pfl.learn.lookup import unknown
+from p2pfl.learn.saved import is_saved, read_saved
 from p2pfl.learn.shift import Shift
 from p2pfl.learn.specs import DataSpec
 from p2pfl.learn.tables import read_csv
 from p2pfl.learn.texts import Windows, read_plays
 
-__all__ = ["SOURCES", "Dataset", "Shard", "load_dataset"]
+__all__ = ["SOURCES", "Dataset", "Shard", "largest_remainder", "load_dataset"]
 
 _FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 _SPLIT, _SUBSAMPLE = 1, 2  # one random stream for each purpose
@@ -80,6 +82,18 @@ class Shard:
     indices: Tensor  # int64 rows of the data set
     shift: Shift | None = None
 
+    def at(self, round: int) -> Shard:
+        """This shard as it is in a round, from 0: its shift may set in over time."""
+        if self.shift is None or self.shift.onset == 0:
+            return self
+        return replace(self, shift=self.shift.at(round))
+
+    @property
+    def labels(self) -> Tensor:
+        """(examples,) the targets, as this client calls them."""
+        y = self.dataset.y[self.indices]
+        return y if self.shift is None else self.shift.relabel(y)
+
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -90,14 +104,24 @@ class Shard:
         x, y = self.dataset.batch(self.indices)
         rows = torch.arange(len(self.indices))
         small = replace(
-            self.dataset, x=self.shift.apply(x), y=y, train_indices=rows, test_indices=rows[:0], groups=None
+            self.dataset,
+            x=self.shift.apply(x),
+            y=self.shift.relabel(y),
+            train_indices=rows,
+            test_indices=rows[:0],
+            groups=None,
         )
         return Shard(small, rows)
 
-    def split(self, share: float, seed: int) -> tuple[Shard, Shard]:
-        """Two shards, the second with `share` of the examples, drawn by seed: a client's own validation part."""
+    def split(self, share: float, seed: int, *, by_class: bool = False) -> tuple[Shard, Shard]:
+        """Two shards, the second with `share` of the examples, drawn by seed: a client's own validation part.
+
+        `by_class`: with `share` of each class, to within one example.
+        """
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         cut = len(self) - round(share * len(self))
+        if by_class and self.dataset.classes:
+            order = order[torch.from_numpy(_spread(self.dataset.y[self.indices[order]].numpy(), len(self) - cut))]
         first, second = order[:cut].sort().values, order[cut:].sort().values
         return replace(self, indices=self.indices[first]), replace(self, indices=self.indices[second])
 
@@ -173,13 +197,16 @@ def _load_path(spec: DataSpec) -> Dataset:
         if path.suffix or len(path.parts) > 1:
             raise ConfigError(f"data.source: there is no file or folder {path}; the path is relative to {Path.cwd()}")
         raise unknown("data.source", spec.source, SOURCES)
+    if path.is_dir() and is_saved(path):
+        found = read_saved(path, spec)
+        return _of_arrays(path, found.members, spec, found.classes)
     if path.is_dir():
         return _idx_folder(path) if any(path.glob("*-idx3-ubyte*")) else _image_folder(path, spec)
     match path.suffix:
         case ".csv":
             return _csv(path, spec)
         case ".npz":
-            return _npz(path, spec)
+            return _of_arrays(path, read_npz(path), spec)
         case _:
             raise ConfigError(f"data.source {path} is of an unknown kind; give a .csv file, an .npz file or a folder")
 
@@ -191,9 +218,13 @@ def _csv(path: Path, spec: DataSpec) -> Dataset:
     return replace(dataset, groups=groups, group_names=table.group_names)
 
 
-def _npz(path: Path, spec: DataSpec) -> Dataset:
-    """`x` and `y`, and if there are such: `x_test` and `y_test`, and `groups` of the training rows."""
-    members = read_npz(path)
+def _of_arrays(
+    path: Path, members: Mapping[str, npt.NDArray[Any]], spec: DataSpec, classes: tuple[str, ...] = ()
+) -> Dataset:
+    """`x` and `y`, and if there are such: `x_test` and `y_test`, and `groups` of the training rows.
+
+    `classes`: what the numbers in y stand for; else what there is in y, in order.
+    """
     if missing := [name for name in ("x", "y") if name not in members]:
         raise ConfigError(f"{path} has no array {missing[0]!r}; save it with numpy.savez({path.name!r}, x=..., y=...)")
     if ("x_test" in members) != ("y_test" in members):
@@ -208,7 +239,12 @@ def _npz(path: Path, spec: DataSpec) -> Dataset:
     labels = np.concatenate([label for _, label in parts])
     if len(labels) != len(x):
         raise ConfigError(f"{path} has {len(x)} rows of x but {len(labels)} of y; they must be as many")
-    y, classes = _targets(path, labels, spec.task)
+    if classes and spec.task == "classification" and labels.dtype.kind in "iu":
+        if not bool(np.all((labels >= 0) & (labels < len(classes)))):
+            raise ConfigError(f"{path} has a row whose {spec.label} is none of the {len(classes)} classes; remove it")
+        y = torch.from_numpy(labels.astype(np.int64))
+    else:
+        y, classes = _targets(path, labels, spec.task)
     rows, size = torch.arange(len(x)), len(members["x"])
     dataset = Dataset(path.stem, x, y, classes, rows[:size], rows[size:])
     if "groups" not in members:
@@ -261,8 +297,16 @@ def _idx_folder(folder: Path) -> Dataset:
 
 
 def _image_folder(folder: Path, spec: DataSpec) -> Dataset:
-    pixels, labels, classes = read_image_folder(folder, spec.image_size, colour=spec.colour)
-    return _whole(folder.name, torch.from_numpy(pixels).float().div_(255), torch.from_numpy(labels), classes)
+    """Sub-folders of images by class; or `train` and `test` (or `val`), with such sub-folders in each."""
+    of_train, of_test = find_parts(folder)
+    train = read_image_folder(of_train, spec.image_size, colour=spec.colour)
+    parts = [train]
+    if of_test is not None:
+        parts.append(read_image_folder(of_test, spec.image_size, colour=spec.colour, classes=train.classes))
+    x = torch.from_numpy(np.concatenate([part.pixels for part in parts])).float().div_(255)
+    y = torch.from_numpy(np.concatenate([part.labels for part in parts]))
+    rows, size = torch.arange(len(x)), len(train.pixels)
+    return Dataset(folder.name, x, y, train.classes, rows[:size], rows[size:])
 
 
 def _whole(name: str, x: Tensor, y: Tensor, classes: tuple[str, ...]) -> Dataset:
@@ -281,6 +325,28 @@ def _split(dataset: Dataset, share: float, seed: int) -> Dataset:
     held_out = place < np.repeat(np.rint(counts * share), counts)
     train, test = np.sort(order[~held_out]), np.sort(order[held_out])
     return replace(dataset, train_indices=torch.from_numpy(train), test_indices=torch.from_numpy(test))
+
+
+def largest_remainder(exact: npt.NDArray[np.float64], total: int) -> npt.NDArray[np.int64]:
+    """Whole numbers near `exact`, which add up to `total`, as `exact` does.
+
+    >>> largest_remainder(np.array([1.6, 1.6, 0.8]), 4).tolist()
+    [2, 1, 1]
+    """
+    given = np.floor(exact).astype(np.int64)
+    largest = np.argsort(given - exact, kind="stable")[: total - int(given.sum())]
+    given[largest] += 1
+    return given
+
+
+def _spread(labels: npt.NDArray[np.int64], last: int) -> npt.NDArray[np.int64]:
+    """An order of places in which the `last` ones have all labels in proportion."""
+    _, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    wanted = largest_remainder(counts * np.float64(last / max(len(labels), 1)), last)
+    order = np.argsort(numbers, kind="stable")
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # of each among those of its label
+    later = place >= np.repeat(counts - wanted, counts)
+    return np.concatenate([order[~later], order[later]])
 
 
 def _subsample(indices: Tensor, share: float, rng: np.random.Generator) -> Tensor:

@@ -9,14 +9,14 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from p2pfl.errors import ConfigError, MissingPackage
 
-__all__ = ["Idx", "find_idx", "read_idx", "read_image_folder", "read_npz"]
+__all__ = ["Idx", "Images", "as_pixels", "find_idx", "find_parts", "read_idx", "read_image_folder", "read_npz"]
 
 Array = npt.NDArray[np.generic]
 Bytes = npt.NDArray[np.uint8]
@@ -109,35 +109,59 @@ def read_idx(path: Path) -> Bytes:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def read_image_folder(
-    folder: Path, size: Sequence[int], *, colour: bool
-) -> tuple[Bytes, npt.NDArray[np.int64], tuple[str, ...]]:
-    """Images of a folder with one sub-folder per class, scaled to `size` (height, width).
+class Images(NamedTuple):
+    """The images of a folder."""
 
-    Gives pixels (n, channels, height, width), class numbers (n,) and the sub-folders' names in order. Raises
-    ConfigError if there are no images or one cannot be read, MissingPackage without Pillow.
+    pixels: Bytes  # (n, channels, height, width)
+    labels: npt.NDArray[np.int64]  # (n,) places in `classes`
+    classes: tuple[str, ...]  # the sub-folders' names
+
+
+def find_parts(folder: Path) -> tuple[Path, Path | None]:
+    """The training and the test part of an image folder, where it has a sub-folder for each of them; else itself."""
+    for test in ("test", "val", "valid", "validation"):
+        if (folder / "train").is_dir() and (folder / test).is_dir():
+            return folder / "train", folder / test
+    return folder, None
+
+
+def read_image_folder(
+    folder: Path, size: Sequence[int], *, colour: bool, classes: tuple[str, ...] | None = None
+) -> Images:
+    """Images of a folder with one sub-folder per class, at any depth within it, scaled to `size` (height, width).
+
+    `classes`: those that there may be; else as there are, in order. Raises ConfigError if there are no images, one
+    cannot be read, or one is of another class, MissingPackage without Pillow.
     """
     try:
         from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - optional: only image folders need it
     except ImportError as error:
         raise MissingPackage(f"the image folder {folder}", "pip install pillow") from error
-    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    found = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    classes = found if classes is None else classes
+    if strange := next((name for name in found if name not in classes), None):
+        raise ConfigError(f"{folder / strange}: there is no class {strange!r} in the training part; add or remove it")
     paths = [
         (path, label)
         for label, name in enumerate(classes)
-        for path in sorted((folder / name).iterdir())
+        for path in sorted((folder / name).rglob("*"))
         if path.suffix.lower() in _IMAGE_SUFFIXES
     ]
     if not paths:
         raise ConfigError(f"{folder} holds neither idx files nor a sub-folder of images per class; check the path")
-    height, width = size
-    pixels = np.empty((len(paths), height, width, 3 if colour else 1), np.uint8)
+    pixels = np.empty((len(paths), 3 if colour else 1, *size), np.uint8)
     for row, (path, _) in enumerate(paths):
         try:
             with Image.open(path) as image:
-                scaled = image.convert("RGB" if colour else "L").resize((width, height))
+                pixels[row] = as_pixels(image, size, colour=colour)
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise ConfigError(f"{path} cannot be read as an image ({error}); remove or replace it") from error
-        pixels[row] = np.asarray(scaled).reshape(height, width, -1)
     labels = np.array([label for _, label in paths], np.int64)
-    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), labels, classes
+    return Images(pixels, labels, classes)
+
+
+def as_pixels(image: Any, size: Sequence[int], *, colour: bool) -> Bytes:
+    """A Pillow image as (channels, height, width), scaled to `size` (height, width)."""
+    height, width = size
+    scaled = np.asarray(image.convert("RGB" if colour else "L").resize((width, height)))
+    return scaled.reshape(height, width, -1).transpose(2, 0, 1)

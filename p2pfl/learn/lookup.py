@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +14,7 @@ from typing import Any
 
 from p2pfl.errors import ConfigError
 
-__all__ = ["load_callable", "unknown"]
+__all__ = ["load_callable", "taken", "unknown"]
 
 
 def unknown(field: str, name: str, choices: Iterable[str]) -> ConfigError:
@@ -37,6 +38,24 @@ def load_callable(field: str, path: str) -> Callable[..., Any]:
             f"{field} {path!r}: {where} has no class or function {name!r}; check the part after the colon"
         )
     return found  # type: ignore[no-any-return]  # what a user's module holds has no type that we could know
+
+
+def taken(what: str, function: Callable[..., Any], offered: Collection[str]) -> tuple[str, ...]:
+    """Which of `offered` a function of the user's own has parameters for, by name.
+
+    Raises ConfigError, about `what`, if it needs anything else.
+    """
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError as error:
+        raise ConfigError(f"{what} is a built-in; it must be a function of your own") from error
+    for parameter in parameters:
+        known = parameter.name in offered and parameter.kind is not parameter.POSITIONAL_ONLY
+        if not known and parameter.default is parameter.empty:
+            raise ConfigError(
+                f"{what} takes {str(parameter)!r}, which it is not given; it can have {', '.join(offered)}"
+            )
+    return tuple(parameter.name for parameter in parameters if parameter.name in offered)
 
 
 def _load_module(field: str, dotted: str) -> ModuleType:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.dlpack import from_dlpack
 
 from p2pfl.errors import ConfigError
+from p2pfl.learn.arrays import Laid, vector_hash
 
 __all__ = ["Entry", "Layout", "as_buffer", "bind", "flatten", "from_buffer", "is_finite", "model_hash"]
 
@@ -78,7 +79,7 @@ class Layout:
         return sum(entry.numel for entry in self.entries[: self.trainable])
 
     @property
-    def schema(self) -> tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]:
+    def schema(self) -> Laid:
         """Name, shape and strides of every entry: what two peers must agree on before they exchange vectors."""
         return tuple((entry.name, entry.shape, entry.stride) for entry in self.entries)
 
@@ -179,4 +180,4 @@ def _dense_stride(tensor: Tensor, channels_last: bool) -> tuple[int, ...]:
 
 def model_hash(params: Tensor) -> str:
     """A digest of a flat vector's bytes: equal if and only if the models are equal to the last bit."""
-    return hashlib.blake2b(params.detach().numpy().tobytes(), digest_size=16, person=b"p2pfl-model").hexdigest()
+    return vector_hash(params.detach().numpy())

@@ -7,6 +7,7 @@ agree on who holds what without exchanging a word.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import overload
 
 import numpy as np
@@ -14,17 +15,17 @@ import numpy.typing as npt
 import torch
 
 from p2pfl.errors import ConfigError
-from p2pfl.learn.data import Dataset, Shard
-from p2pfl.learn.shift import Shift, shift_of_seat
+from p2pfl.learn.data import Dataset, Shard, largest_remainder
+from p2pfl.learn.shift import Examples, Shift, shift_of_seat
 from p2pfl.learn.specs import PartitionSpec
 
-__all__ = ["SCHEMES", "Shards", "deal", "partition"]
+__all__ = ["SCHEMES", "Shards", "deal", "partition", "partition_test"]
 
 Integers = npt.NDArray[np.int64]
 Parts = list[Integers]
 Scheme = Callable[[Integers, int, PartitionSpec, np.random.Generator], Parts]
 
-_STREAM = 3  # a random stream apart from those of other modules
+_STREAM, _TEST_STREAM = 3, 5  # random streams apart from those of other modules
 _BOOTSTRAP = 0x626F6F74  # keeps these draws apart from other draws with the same seed
 _DRAWS = 200  # attempts to give every client its least number of examples
 
@@ -39,7 +40,7 @@ class Shards(Sequence[Shard]):
         self._dataset = dataset
         self._clients = clients
         self._rows = rows
-        self._shift = shift
+        self.shift = shift
 
     @overload
     def __getitem__(self, client: int) -> Shard: ...
@@ -51,7 +52,7 @@ class Shards(Sequence[Shard]):
         if isinstance(client, slice):
             return [self[each] for each in range(self._clients)[client]]
         client = range(self._clients)[client]
-        return Shard(self._dataset, torch.from_numpy(self._rows(client)), self._shift(client))
+        return Shard(self._dataset, torch.from_numpy(self._rows(client)), self.shift(client))
 
     def __len__(self) -> int:
         return self._clients
@@ -67,28 +68,50 @@ def partition(dataset: Dataset, spec: PartitionSpec, clients: int, seed: int) ->
     than ids, ids are dealt whole. Raises ConfigError if the scheme cannot be carried out on this data.
     """
     rows = dataset.train_indices.numpy()
-    shape = dataset.input_shape
-    shift_of_seat(spec, 0, clients, seed, shape)  # to raise now what it raises
+    examples = Examples(dataset.input_shape, len(dataset.classes))
+    shift_of_seat(spec, 0, clients, seed, examples)  # to raise now what it raises
     if spec.scheme == "bootstrap":
         return Shards(
             dataset,
             clients,
             lambda client: _bootstrap(rows, spec, seed, client),
-            lambda client: shift_of_seat(spec, client, clients, seed, shape),
+            lambda client: shift_of_seat(spec, client, clients, seed, examples),
         )
     if spec.scheme == "natural":
         labels, clients = _natural_ids(dataset, clients)
     else:
         labels = _labels(dataset, spec)[rows]
     places = deal(labels, spec, clients, seed)
-    dealt = rows[np.concatenate(places)]
-    cuts = np.cumsum([0, *map(len, places)])
-    return Shards(
-        dataset,
-        clients,
-        lambda client: dealt[cuts[client] : cuts[client + 1]],
-        lambda client: shift_of_seat(spec, client, clients, seed, shape),
-    )
+    shift = partial(shift_of_seat, spec, seats=clients, seed=seed, examples=examples)
+    return Shards(dataset, clients, _sliced(rows[np.concatenate(places)], [len(place) for place in places]), shift)
+
+
+def partition_test(dataset: Dataset, spec: PartitionSpec, shards: Shards, seed: int) -> Shards:
+    """The test part as shards of the clients that have `shards` of the training part, with their shifts.
+
+    Of each class (with `natural`: of each natural id) a client gets the same share in both parts, to within one
+    example. Rows of classes that nobody trains on are nobody's.
+    """
+    by_id = spec.scheme == "natural" and dataset.groups is not None
+    labels = dataset.groups.numpy() if by_id and dataset.groups is not None else _labels(dataset, spec)
+    test, rng = dataset.test_indices.numpy(), np.random.default_rng([seed, _TEST_STREAM])
+    trained = [labels[shard.indices.numpy()] for shard in shards]
+    names = np.unique(np.concatenate(trained))
+    counts = np.stack([np.bincount(np.searchsorted(names, own), minlength=len(names)) for own in trained])
+    parts: list[Parts] = [[] for _ in trained]
+    for name, column in zip(names, counts.T, strict=True):
+        members = rng.permutation(test[labels[test] == name])
+        sizes = largest_remainder(column / column.sum() * len(members), len(members))
+        for part, piece in zip(parts, np.split(members, np.cumsum(sizes)[:-1]), strict=True):
+            part.append(piece)
+    rows = [np.sort(np.concatenate(part)) for part in parts]
+    return Shards(dataset, len(shards), _sliced(np.concatenate(rows), [len(part) for part in rows]), shards.shift)
+
+
+def _sliced(rows: Integers, sizes: Sequence[int]) -> Callable[[int], Integers]:
+    """Gives the rows of each client, as slices of one array: a million small arrays would take much more memory."""
+    cuts = np.cumsum([0, *sizes])
+    return lambda client: rows[cuts[client] : cuts[client + 1]]
 
 
 def _bootstrap(rows: Integers, spec: PartitionSpec, seed: int, client: int) -> Integers:
@@ -228,9 +251,4 @@ def _cut(members: Integers, shares: npt.NDArray[np.float64]) -> Parts:
 def _apportion(counts: Integers, total: int) -> Integers:
     """Share out `total` pieces in proportion to `counts`, at least one each, by the largest remainder."""
     spare = total - len(counts)
-    exact = counts / counts.sum() * spare
-    given = np.floor(exact).astype(np.int64)
-    largest = np.argsort(given - exact, kind="stable")[: spare - int(given.sum())]
-    given[largest] += 1
-    pieces: Integers = given + 1
-    return pieces
+    return largest_remainder(counts / counts.sum() * spare, spare) + 1

@@ -1,9 +1,11 @@
 """Stages that write numbers with fewer bits: halves, uniform grids, QSGD, signs.
 
 Where a scale is needed each bucket of numbers has its own, as in section 4 of the paper on QSGD: with one scale for all
-of a long vector nearly every number would be rounded to nothing. After top-k, signs are the sparse ternary compression
-of F. Sattler, S. Wiedemann, K.-R. Müller, W. Samek: "Robust and Communication-Efficient Federated Learning from
-Non-IID Data", 2019, https://arxiv.org/abs/1903.02891, but with a magnitude for each bucket in place of one.
+of a long vector nearly every number would be rounded to nothing. After top-k, signs with one bucket are the sparse
+ternary compression (STC) of F. Sattler, S. Wiedemann, K.-R. Müller, W. Samek: "Robust and Communication-Efficient
+Federated Learning from Non-IID Data", IEEE Transactions on Neural Networks and Learning Systems, 2020,
+https://arxiv.org/abs/1903.02891. Deviations: places in the code of Elias and Fano, not Golomb's; what goes down is the
+difference to the initial model, without feedback, so that nobody needs the rounds that it was not in.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class PartitionReport:
         histogram = np.zeros((len(shards), len(classes)), np.int64)
         for seat, shard in enumerate(shards):
             if dataset.classes:
-                histogram[seat] = np.bincount(dataset.y[shard.indices].numpy(), minlength=len(classes))
+                histogram[seat] = np.bincount(shard.labels.numpy(), minlength=len(classes))
             else:
                 histogram[seat] = len(shard)
         return cls(histogram, classes)

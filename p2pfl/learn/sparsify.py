@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,49 +12,78 @@ from torch import Tensor
 
 from p2pfl.learn.params import Layout
 from p2pfl.learn.transform import NoState, Payload, Stage, Step, TransformState, pack, packed_bytes, unpack
-from p2pfl.wire.tensor import DType, Schema, TensorSpec
+from p2pfl.wire.tensor import Schema, TensorSpec
 
-__all__ = ["low_rank", "random_k", "top_k"]
-
-_SHORT = 1 << 16  # places below this take two bytes
+__all__ = ["Matrix", "Places", "low_rank", "matrices", "outside", "random_k", "top_k"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Places:
-    """Some places of many, in order: as a bit for each of the many, or as a list, whichever is shorter."""
+class Places:
+    """Some places of many, in order: as a bit for each of the many, or in the code of Elias and Fano, whichever is
+    shorter.
+
+    P. Elias: "Efficient Storage and Retrieval by Content and Address of Static Files", Journal of the ACM, 1974,
+    https://doi.org/10.1145/321812.321820. Within half a bit a place of what is least on average, as Golomb's code is;
+    but as long whatever the places are, so that peers can agree on it.
+    """
 
     numel: int
     count: int
 
     @property
     def spec(self) -> TensorSpec:
-        dtype: DType = "u16" if self.numel <= _SHORT else "i32"
-        listed = TensorSpec("places", dtype, (self.count,))
+        coded = packed_bytes(self.count * self._low, 1) + packed_bytes(self._steps, 1)
         marks = TensorSpec("marks", "u8", (packed_bytes(self.numel, 1),))
-        return min(listed, marks, key=lambda spec: spec.nbytes)
+        return min(TensorSpec("places", "u8", (coded,)), marks, key=lambda spec: spec.nbytes)
+
+    @property
+    def _low(self) -> int:
+        """So many low bits of each place are written as they are."""
+        return (self.numel // self.count).bit_length() - 1
+
+    @property
+    def _steps(self) -> int:
+        """Bits that the high bits of all take: a one for each place, after a zero for each step of them."""
+        return self.count + (self.numel - 1 >> self._low)
 
     def encode(self, places: Tensor) -> Tensor:
+        """Bytes (spec.nbytes,) for places (count,), int64, each larger than the one before."""
         if self.spec.name == "marks":
-            marked = torch.zeros(self.numel, dtype=torch.uint8)
-            marked[places] = 1
-            return pack(marked, 1)
-        return places.to(torch.uint16 if self.spec.dtype == "u16" else torch.int32)
+            return pack(_ones(places, self.numel), 1)
+        low = places.unsqueeze(1) >> torch.arange(self._low) & 1
+        steps = _ones((places >> self._low) + torch.arange(self.count), self._steps)
+        return torch.cat((pack(low.reshape(-1).to(torch.uint8), 1), pack(steps, 1)))
 
     def decode(self, sent: Tensor) -> Tensor:
         """int64. Raises ValueError for what are not just so many places in order."""
-        marked = self.spec.name == "marks"
-        places = unpack(sent, 1, self.numel).nonzero()[:, 0] if marked else sent.to(torch.int64)
+        places = _where(sent, self.numel) if self.spec.name == "marks" else self._decoded(sent)
         in_order = len(places) == self.count and bool((places[1:] > places[:-1]).all())
         if not in_order or places[0] < 0 or places[-1] >= self.numel:
             raise ValueError(f"places came that are not {self.count} of {self.numel} in order")
         return places
+
+    def _decoded(self, sent: Tensor) -> Tensor:
+        split = packed_bytes(self.count * self._low, 1)
+        steps = _where(sent[split:], self._steps)
+        if len(steps) != self.count:
+            return steps  # too many or too few, as whoever called will see
+        low = unpack(sent[:split], 1, self.count * self._low).view(self.count, self._low).to(torch.int64)
+        return (steps - torch.arange(self.count) << self._low) + (low << torch.arange(self._low)).sum(dim=1)
+
+
+def _ones(places: Tensor, length: int) -> Tensor:
+    return torch.zeros(length, dtype=torch.uint8).index_fill_(0, places, 1)
+
+
+def _where(packed: Tensor, length: int) -> Tensor:
+    return unpack(packed, 1, length).nonzero()[:, 0]
 
 
 @dataclass(frozen=True, slots=True)
 class _TopK(NoState):
     """The numbers of the largest magnitude, and where they stood; the others are zero."""
 
-    places: _Places
+    places: Places
 
     @property
     def schema(self) -> Schema:
@@ -101,7 +130,7 @@ class _RandomK(NoState):
 
 
 @dataclass(frozen=True, slots=True)
-class _Matrix:
+class Matrix:
     """A parameter as a matrix within the flat vector: by its first dimension, and all others together."""
 
     offset: int
@@ -117,7 +146,7 @@ class _Matrix:
         return self._view(vector).reshape(self.sides)
 
     def put(self, vector: Tensor, matrix: Tensor) -> None:
-        self._view(vector).copy_(matrix.view(self.shape))
+        self._view(vector).copy_(matrix.reshape(self.shape))
 
     def _view(self, vector: Tensor) -> Tensor:
         return vector.as_strided(self.shape, self.stride, vector.storage_offset() + self.offset)
@@ -135,7 +164,7 @@ class _LowRank:
 
     numel: int
     rank: int
-    matrices: tuple[_Matrix, ...]
+    matrices: tuple[Matrix, ...]
 
     schema: Schema = ()
 
@@ -152,7 +181,7 @@ class _LowRank:
             right = matrix.T @ left
             factors += [left.reshape(-1), right.reshape(-1)]
             after[name] = right
-        return Step((), torch.cat([*factors, vector[self._others()]]), after)
+        return Step((), torch.cat([*factors, vector[outside(self.matrices, self.numel)]]), after)
 
     def decode(self, aside: Payload, rest: Tensor) -> Tensor:
         vector, at = torch.zeros(self.numel), 0
@@ -162,20 +191,13 @@ class _LowRank:
             end = middle + columns * self.rank
             place.put(vector, rest[at:middle].view(rows, self.rank) @ rest[middle:end].view(columns, self.rank).T)
             at = end
-        vector[self._others()] = rest[at:]
+        vector[outside(self.matrices, self.numel)] = rest[at:]
         return vector
-
-    def _others(self) -> Tensor:
-        """Which numbers are in no matrix, as a mask."""
-        others = torch.ones(self.numel, dtype=torch.bool)
-        for place in self.matrices:
-            others[place.offset : place.offset + math.prod(place.shape)] = False
-        return others
 
 
 def top_k(fraction: float) -> Callable[[int], Stage]:
     """The share of largest magnitude: at least one number. See _TopK."""
-    return lambda numel: _TopK(_Places(numel, _share(fraction, numel)))
+    return lambda numel: _TopK(Places(numel, _share(fraction, numel)))
 
 
 def random_k(fraction: float, *, unbiased: bool = True) -> Callable[[int], Stage]:
@@ -186,11 +208,25 @@ def random_k(fraction: float, *, unbiased: bool = True) -> Callable[[int], Stage
 def low_rank(rank: int, layout: Layout) -> Callable[[int], Stage]:
     """For vectors that lie as `layout` says, or as its parameters do without the buffers. See _LowRank."""
 
+    return lambda numel: _LowRank(numel, rank, matrices(layout, rank))
+
+
+def matrices(layout: Layout, rank: int) -> tuple[Matrix, ...]:
+    """The parameters that are larger than two factors of this rank."""
+
     def pays(sides: tuple[int, int]) -> bool:
         return rank <= min(sides) and rank * sum(sides) < math.prod(sides)
 
-    matrices = [_Matrix(e.offset, e.shape, e.stride) for e in layout.entries[: layout.trainable] if len(e.shape) > 1]
-    return lambda numel: _LowRank(numel, rank, tuple(m for m in matrices if pays(m.sides)))
+    found = [Matrix(e.offset, e.shape, e.stride) for e in layout.entries[: layout.trainable] if len(e.shape) > 1]
+    return tuple(matrix for matrix in found if pays(matrix.sides))
+
+
+def outside(matrices: Sequence[Matrix], numel: int) -> Tensor:
+    """Which numbers of a vector are in no matrix, as a mask."""
+    others = torch.ones(numel, dtype=torch.bool)
+    for place in matrices:
+        others[place.offset : place.offset + math.prod(place.shape)] = False
+    return others
 
 
 def _share(fraction: float, numel: int) -> int:

@@ -26,7 +26,8 @@ class DataSpec:
 
     source: str = "digits"
     """`digits`, `fashion-mnist`, `shakespeare`, or the path of a .csv file, an .npz file, or a folder that holds
-    either idx files (MNIST's format) or one sub-folder of images per class."""
+    either idx files (MNIST's format) or one sub-folder of images per class, or such a folder in each of `train` and
+    `test` (or `val`), or what `save_to_disk` of Hugging Face's `datasets` has written."""
     test_share: float = 0.2
     """Share of the examples held out as the test part, where the source has none of its own."""
     subsample: float = 1.0
@@ -34,13 +35,13 @@ class DataSpec:
     min_group: int = 1
     """Natural ids (roles, hospitals) with fewer training examples than this are left out."""
     label: str = "label"
-    """CSV: the column to predict."""
+    """CSV, datasets: the column to predict."""
     group: str = ""
-    """CSV: the column whose values are the natural ids; empty for none."""
+    """CSV, datasets: the column whose values are the natural ids; empty for none."""
     drop: tuple[str, ...] = ()
-    """CSV: columns to leave out."""
+    """CSV, datasets: columns to leave out."""
     task: str = "classification"
-    """CSV, npz: `classification` (the label is a name) or `regression` (the label is a number)."""
+    """CSV, npz, datasets: `classification` (the label is a name) or `regression` (the label is a number)."""
     labels: tuple[str, ...] = ()
     """CSV: the classes in order. Needed when hosts hold different files; else the values seen, sorted."""
     categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -92,10 +93,20 @@ class PartitionSpec:
     """The fewest training examples that any client may get."""
     holdout: float = 0.0
     """Share of each client's examples that it keeps from training, for its own evaluation."""
+    consistent: bool = False
+    """Deal the test part to the clients too, and let each have about the same proportions of classes in what it trains
+    on, what it holds out and what it is tested on; with `natural`, its test part is of its own ids. Clients then
+    evaluate on their test part."""
     shift: str = "none"
     """Feature shift that goes with a client's seat: `none`, `rotation`, `noise`, `scale`."""
     shift_strength: float = 0.0
     """At the last seat: rotation in degrees, noise as a deviation, scale as a relative change."""
+    concepts: int = 1
+    """Concept shift: clients are of so many kinds, in turn, and each kind but the first calls the classes by names of
+    its own, drawn by seed."""
+    drift_rounds: int = 0
+    """Temporal drift: a feature shift sets in gradually over so many rounds, a concept shift at once after them; 0:
+    both are there from the start."""
 
     def __post_init__(self) -> None:
         schemes = ("iid", "dirichlet", "classes", "lognormal", "power", "natural", "bootstrap", "own")
@@ -103,14 +114,18 @@ class PartitionSpec:
         _choose("partition.shift", self.shift, ("none", "rotation", "noise", "scale"))
         require(0 <= self.holdout < 1, f"partition.holdout is {self.holdout}; it must lie in [0, 1)")
         require(self.alpha > 0, f"partition.alpha is {self.alpha}; it must be above 0")
-        for name in ("classes_per_client", "examples_per_client"):
+        for name in ("classes_per_client", "examples_per_client", "concepts"):
             value = getattr(self, name)
             require(value >= 1, f"partition.{name} is {value}; it must be at least 1")
-        for name in ("sigma", "exponent", "min_examples", "shift_strength"):
+        for name in ("sigma", "exponent", "min_examples", "shift_strength", "drift_rounds"):
             value = getattr(self, name)
             require(value >= 0, f"partition.{name} is {value}; it must not be negative")
         idle = self.shift_strength > 0 and self.shift == "none"
         require(not idle, "partition.shift_strength is set but partition.shift is none; name a shift or leave it out")
+        nothing = self.drift_rounds > 0 and self.shift == "none" and self.concepts == 1
+        require(not nothing, "partition.drift_rounds is set, but nothing drifts; set partition.shift or concepts too")
+        drawn = self.consistent and self.scheme == "bootstrap"
+        require(not drawn, "partition.consistent does not go with scheme bootstrap, whose clients share examples")
 
 
 @dataclass(frozen=True, slots=True)

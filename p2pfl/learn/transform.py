@@ -23,6 +23,7 @@ from p2pfl.wire.tensor import Schema, TensorSpec
 
 __all__ = [
     "Chain",
+    "Ef21",
     "Encoded",
     "ErrorFeedback",
     "NoState",
@@ -46,6 +47,7 @@ Payload = tuple[Tensor, ...]
 
 _REST = "values"
 _ERROR = "error"
+_KNOWN = "known"
 _INNER = "inner."  # before the names of what the pipeline below remembers
 
 
@@ -180,6 +182,36 @@ class ErrorFeedback:
         payload, after = self.inner.encode(wanted, own, rng)
         error = wanted - self.inner.decode(payload)
         return Encoded(payload, {_ERROR: error, **{_INNER + name: value for name, value in after.items()}})
+
+    def decode(self, payload: Payload) -> Tensor:
+        return self.inner.decode(payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Ef21:
+    """A pipeline that sends how each vector differs from what is known of those before.
+
+    P. Richtárik, I. Sokolov, I. Fatkhullin: "EF21: A New, Simpler, Theoretically Better, and Practically Faster Error
+    Feedback", NeurIPS 2021, https://arxiv.org/abs/2106.05203. With g what is known, zero at first, and v the vector:
+
+        c <- C(v - g), which is sent;   g <- g + c
+
+    What `decode` gives is c: who receives it adds it to what it knows, of this sender or of the mean of all of them.
+    The pipeline has to be a contraction, and every vector has to arrive.
+    """
+
+    inner: Transform
+
+    @property
+    def schema(self) -> Schema:
+        return self.inner.schema
+
+    def encode(self, vector: Tensor, state: TransformState, rng: torch.Generator) -> Encoded:
+        known = state.get(_KNOWN, torch.zeros_like(vector))
+        own = {name.removeprefix(_INNER): value for name, value in state.items() if name != _KNOWN}
+        payload, after = self.inner.encode(vector - known, own, rng)
+        known = known + self.inner.decode(payload)
+        return Encoded(payload, {_KNOWN: known, **{_INNER + name: value for name, value in after.items()}})
 
     def decode(self, payload: Payload) -> Tensor:
         return self.inner.decode(payload)

@@ -267,6 +267,8 @@ _CHECKED: Mapping[str, tuple[str, ...]] = {
     "dfedavgm": (*_ANY, "I10", "I12"),
     "gossip-diloco": (*_ANY, "I10"),  # momentum carries a share beyond one for a while
     "relaysgd": (*_ANY, "I10"),  # in the end, the last rounds are still on their way
+    "plexus": (*_ANY, "I10", "I12"),
+    "teleportation": (*_ANY, "I10", "I12"),
     "epidemic": (*_ANY, "I12"),
     "pens": _ANY,  # models of several rounds are averaged
     "swift": _ANY,  # the same

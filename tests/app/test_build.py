@@ -42,6 +42,30 @@ def test_a_holdout_is_kept_from_training() -> None:
     assert not set(learner.shard.indices.tolist()) & set(learner.validation.indices.tolist())
 
 
+def test_a_consistent_partition_deals_the_test_part_too() -> None:
+    setup = prepare(config(partition={"scheme": "classes", "consistent": True, "holdout": 0.25}))
+    assert sorted(setup.tests) == sorted(setup.shards)
+    assert sum(map(len, setup.tests.values())) == len(setup.dataset.test)
+    learner, y = setup.learner(1, Inline()), setup.dataset.y
+    parts = (learner.shard, learner.validation, learner.own_test)
+    classes = [set(y[part.indices].tolist()) for part in parts if part is not None]
+    assert classes == [classes[0]] * 3, "the same two classes"
+    assert setup.learner(0, Inline()).own_test is None
+    assert not prepare(config()).tests
+    with pytest.raises(ConfigError, match=r"partition.consistent does not go with scheme bootstrap"):
+        config(partition={"scheme": "bootstrap", "consistent": True})
+
+
+def test_models_lie_openly_where_clients_only_train() -> None:
+    """As names, shapes and strides, for clients without torch."""
+    others = COURSES.keys() - {"fedbn"}  # which is for models with batch normalisation
+    plain = {name for name in others if prepare(config(course={"name": name})).plain_layout}
+    assert plain == {"fedavg", "fedopt", "fedavgm", "fedswa", "fedasync", "diloco"}
+    assert prepare(config()).plain_layout == prepare(config()).model.layout.schema
+    assert not prepare(config(course={"name": "fedavg", "coordinator": "elect"})).plain_layout
+    assert not prepare(config(compress={"down": {"values": "float16"}})).plain_layout
+
+
 def test_own_files_are_read_by_seat(tmp_path: Path) -> None:
     for seat in (1, 2):
         rows = "\n".join(f"{n % 2},{n},{seat}" for n in range(10 * seat))

@@ -25,6 +25,8 @@ COURSES = {
         "compress": {"up": {"select": "low-rank", "values": "sign"}},
         "topology": {"family": "ring", "n": 4},
     },
+    "jwins": {"course": {"name": "jwins"}, "topology": {"family": "one-peer-exponential", "n": 4}},
+    "powergossip": {"course": {"name": "powergossip", "rank": 2}, "topology": {"family": "ring", "n": 4}},
     "deepsqueeze": {
         "course": {"name": "deepsqueeze"},
         "compress": {"up": {"values": "qsgd"}},
@@ -33,6 +35,11 @@ COURSES = {
     "compressed": {
         "course": {"name": "fedavg"},
         "compress": {"up": {"select": "low-rank", "values": "sign"}, "down": {"values": "qsgd"}},
+        "topology": {"n": 5},
+    },
+    "ef21": {
+        "course": {"name": "fedavg", "weights": "equal", "fraction": 0.5},
+        "compress": {"up": {"select": "top-k", "memory": "ef21"}, "down": {"values": "uniform", "entropy": "zlib"}},
         "topology": {"n": 5},
     },
     "scaffold": {"course": {"name": "scaffold", "fraction": 0.5}, "topology": {"n": 5}},
@@ -67,7 +74,13 @@ COURSES = {
         "topology": {"family": "hierarchy", "n": 7, "parameters": {"edges": 2}},
     },
     "dpsgd": {"course": {"name": "dpsgd"}, "topology": {"family": "one-peer-exponential", "n": 4}},
+    "plexus": {"course": {"name": "plexus", "sample": 2}, "topology": {"family": "full", "n": 5}},
+    "teleportation": {"course": {"name": "teleportation", "sample": 3}, "topology": {"family": "full", "n": 5}},
     "pushsum": {"course": {"name": "pushsum"}, "topology": {"family": "exponential", "n": 5}},
+    "private": {
+        "course": {"name": "qgm", "private": ["*.bias"]},
+        "topology": {"family": "ring", "n": 4},
+    },
     "d2": {"course": {"name": "d2"}, "topology": {"family": "ring", "n": 4}},
     "gradtrack": {"course": {"name": "gradtrack"}, "topology": {"family": "ring", "n": 4}},
     "qgm": {"course": {"name": "qgm"}, "topology": {"family": "ring", "n": 4}},

@@ -26,7 +26,7 @@ def test_without_a_command_it_lists_them(capsys: pytest.CaptureFixture[str]) -> 
     "arguments",
     [
         ["simulate", DIGITS, "--help"], ["node", "--help"], ["node", "--course", DIGITS, "--help"], ["check", "--help"],
-        ["doctor", "--help"],
+        ["doctor", "--help"], ["client", "--help"],
         ["topology", "--help"], ["topology", "show", "--help"], ["data", "--help"], ["key", "--help"], ["id", "--help"],
     ],
     ids=" ".join,

@@ -34,6 +34,19 @@ def test_data_are_shown_as_table_and_picture(tmp_path: Path, capsys: pytest.Capt
     assert picture.read_text().startswith("<svg")
 
 
+def test_what_clients_keep_and_how_they_see_it_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    course = tmp_path / "course.toml"
+    course.write_text(
+        '[course]\nname = "fedavg"\n[topology]\nn = 3\n'
+        "[partition]\nholdout = 0.5\nconsistent = true\nconcepts = 2\ndrift_rounds = 4\n"
+    )
+    assert main(["data", "show", str(course)]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "held out" in shown
+    assert "own names after 4 rounds" in shown
+    assert "359" in shown, "the first of two clients holds half of 719 examples out"
+
+
 def test_a_picture_of_data_is_an_svg(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "show", str(EXAMPLES / "digits.toml"), "--to", "skew.png"]) == 2
     assert ".svg" in capsys.readouterr().err

@@ -15,10 +15,17 @@ def test_nothing_is_told_where_nothing_is_compressed():
 def test_ratios_and_bytes_by_hand():
     compress = {"up": {"select": "top-k", "fraction": 0.1}, "down": {"values": "float16"}}
     found = savings(prepare(from_mapping({**TABLES, "compress": compress})), 10)
-    up = NUMEL / 8 + 4 * NUMEL / 10
+    up = (3 + 1 + 10 / 8) / 8 * NUMEL / 10 + 4 * NUMEL / 10
     assert found["down_ratio"] == 2.0
     assert found["up_ratio"] == pytest.approx(4 * NUMEL / up, rel=0.01)
     assert found["bytes_saved"] == pytest.approx(10 * (6 * NUMEL - up), rel=0.01)
+
+
+def test_what_entropy_coding_has_saved_is_what_was_counted():
+    setup = prepare(from_mapping({**TABLES, "compress": {"up": {"values": "uniform", "entropy": "zlib"}}}))
+    setup.tally.add(100, 250)
+    found = savings(setup, 1)
+    assert (found["entropy_ratio"], found["entropy_bytes_saved"]) == (2.5, 150)
 
 
 def test_without_a_coordinator_there_is_one_ratio():

@@ -85,7 +85,7 @@ class Played:
         """What `app.build` would give to a seat."""
         shard = self.shards.get(seat)
         compute, test = compute or self.compute, self.data.test
-        return Learner(seat, self.seed, self.model, self.train, compute, shard, None, test, self.metrics)
+        return Learner(seat, self.seed, self.model, self.train, compute, shard, None, test, metrics=self.metrics)
 
     def _roles(self, seat: int, compute: Compute) -> Sequence[object]:
         place = Place(seat, self.topology, self.learner(seat, compute), self.settings)
@@ -172,6 +172,8 @@ def _ends(played: Played) -> None:
         if isinstance(event, RoundEnded):
             rounds[seat].append(event.round)
     counted = [found for found in rounds.values() if found]
+    if played.course.rotates:
+        counted = [[event.round for event in played.told(RoundEnded)]]
     assert counted and all(found == list(range(1, played.settings.rounds + 1)) for found in counted)
     assert not played.missing
     assert not any(node.node.statistics().violations for node in played.world.seats.values())

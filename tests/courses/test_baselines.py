@@ -68,5 +68,5 @@ def test_what_cannot_be_pooled():
     with pytest.raises(ConfigError, match=r"a client alone has all the data .* take fedavg"):
         POOLED.play(_place(played, 1, shard=whole))
     shifted = small(POOLED, PooledSettings(), split=PartitionSpec(shift="scale", shift_strength=0.5))
-    with pytest.raises(ConfigError, match=r"partition.shift is set, .* leave it out"):
+    with pytest.raises(ConfigError, match=r"partition.shift or concepts is set, .* leave it out"):
         shifted.play()

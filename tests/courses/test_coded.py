@@ -20,6 +20,7 @@ from p2pfl.courses.rules import Averaging, Rule, Training, averaging
 from p2pfl.errors import ConfigError, RemoteProtocolError
 from p2pfl.journal.journal import Journal
 from p2pfl.learn.compression import CompressSpec, DownSpec, UpSpec
+from p2pfl.learn.entropy import Tally, codec
 from p2pfl.learn.model import Model
 from p2pfl.sim.disk import SimulatedDisk
 from p2pfl.topology.families import build
@@ -119,6 +120,33 @@ def test_bytes_that_no_vector_is_encoded_as_are_refused(fill):
     assert coded.vector(coded.tensors(none), finite=False).isnan().any()
 
 
+@pytest.mark.parametrize("spec", [SPARSE, UpSpec(values="uniform", bits=4), UpSpec()])
+def test_entropy_coding_is_seen_by_nobody_but_the_wire(spec):
+    tally, vector = Tally(), torch.zeros(NUMEL)
+    vector[: NUMEL // 2] = torch.randn(NUMEL // 2)
+    plain = Coded(Parts(MODEL), MODEL, spec.transform)
+    tight = Coded(Parts(MODEL), MODEL, spec.transform, codec("zlib"), tally)
+    packed = tight.encode(vector, {}, seed=1)[0]
+    tensors = tight.tensors(packed)
+    assert tensors.nbytes == len(packed) and tensors.schema in tight.schemas
+    assert torch.equal(tight.packed(tensors), packed), "it can be kept, and sent again"
+    expected = plain.decode(plain.encode(vector, {}, seed=1)[0])
+    assert torch.equal(tight.decode(packed), expected) and tally.came == 0
+    assert torch.equal(tight.vector(tensors), expected)
+    assert (tally.came, tally.whole) == (tensors.nbytes, schema_bytes(plain.schema)) and tally.came <= tally.whole
+
+
+def test_what_expands_to_more_than_was_agreed_is_refused():
+    coded = Coded(Parts(MODEL), MODEL, UpSpec(values="uniform").transform, codec("zlib"))
+    bomb = codec("zlib").compress(bytes(1 << 16))
+    schema = next(schema for schema in coded.schemas[1:] if schema_bytes(schema) >= len(bomb))
+    tensors = Tensors(schema, [memoryview(bomb.ljust(schema_bytes(schema), b"\0"))])
+    with pytest.raises(
+        RemoteProtocolError, match="what came cannot be expanded: bytes came that do not expand to just"
+    ):
+        coded.vector(tensors)
+
+
 class Shifted(Training):
     """Adds its step to every number instead of what it has learned."""
 
@@ -187,6 +215,29 @@ async def test_what_is_withheld_survives_a_restart_and_the_bytes_of_an_update_do
     assert two == (await first.update(Told(), 1, sent)).params != one
 
 
+async def test_with_ef21_the_server_knows_the_mean_of_what_it_knows_of_all_clients_whoever_gives():
+    """And so goes the whole way that all take, though each sends a tenth, and only one of them in a round."""
+    plain = Rule(Parts(MODEL), Parts(MODEL), Averaging, lambda: Shifted(0.25))
+    rule = compressed(plain, learner(), CompressSpec(UpSpec(select="top-k", fraction=0.1, memory="ef21")))
+    central, clients, params = rule.central(), [rule.local() for _ in range(2)], MODEL.initial
+    for number in range(21):
+        before, client = params, clients[number % 2]
+        received = rule.down.vector(rule.down.tensors(central.broadcast(params, number)))
+        given = rule.up.decode((await client.train(learner(), received, number)).vector)
+        params = central.absorb(params, given, 0.5, number)
+        known = [each.state().get("codec.params.known", torch.zeros(NUMEL)) for each in clients]
+        assert torch.allclose(params - before, (known[0] + known[1]) / 2, atol=1e-5)
+    again = rule.central()
+    again.resume(central.state())
+    assert torch.equal(again.state()["codec.known"], central.state()["codec.known"])
+    assert torch.allclose(params - before, torch.tensor(0.25), atol=1e-5)
+
+
+def test_ef21_needs_every_update():
+    with pytest.raises(ConfigError, match=r"compress.up.memory is 'ef21', which needs equal weights and every update"):
+        simulated({"up": {"values": "sign", "memory": "ef21"}}, course={"name": "fedavg", "rounds": 1})
+
+
 TABLES = {
     "course": {"name": "fedavg", "rounds": 15}, "partition": {"alpha": 0.3}, "topology": {"n": 9}, "seed": 7,
     "model": {"name": "mlp", "hidden": [32]}, "train": {"lr": 0.2, "epochs": 3, "batch_size": 10},
@@ -203,7 +254,7 @@ def test_the_bytes_on_the_wire_shrink_by_the_ratio_and_digits_are_learned_all_th
     small = simulated({"up": up, "down": {"values": "uniform"}})
     numel, messages = 64 * 32 + 32 + 32 * 10 + 10, 8 * 15
     k = round(0.1 * numel)
-    one_up = math.ceil(numel / 8) + math.ceil(k / 2) + 4
+    one_up = math.ceil(3 * k / 8) + math.ceil((k + numel / 8) / 8) + math.ceil(k / 2) + 4
     assert 4 * numel / one_up > 20
     overhead = plain.up_bytes - 4 * numel * messages  # heads, joining, the last answer
     assert small.up_bytes - overhead == pytest.approx(one_up * messages, rel=0.3)
@@ -215,16 +266,31 @@ def test_the_bytes_on_the_wire_shrink_by_the_ratio_and_digits_are_learned_all_th
     assert plain.rounds[-1].metrics["accuracy"] > 0.93 and small.rounds[-1].metrics["accuracy"] > 0.92
 
 
+def test_entropy_coding_changes_bytes_and_no_model():
+    fine = {"values": "uniform"}
+    tight = {**fine, "entropy": "zlib"}
+    course = {"name": "fedavg", "rounds": 4}
+    plain = simulated({"up": fine, "down": fine}, course=course)
+    setup = prepare(from_mapping({**TABLES, "course": course, "compress": {"up": tight, "down": tight}}))
+    small = simulate(setup)
+    assert torch.equal(small.params, plain.params)
+    saved = setup.tally.whole - setup.tally.came
+    assert saved <= plain.bytes - small.bytes == pytest.approx(saved, rel=0.1), "and heads, which name one tensor"
+    assert saved > 0.1 * plain.bytes
+
+
 @pytest.mark.parametrize(
     "compress",
     [
         {"up": {"select": "low-rank"}},
-        {"up": {"select": "top-k", "fraction": 0.05, "values": "sign"}, "down": {"values": "float16"}},
+        {"up": {"select": "top-k", "fraction": 0.05, "values": "ternary"}, "down": {"values": "float16"}},
+        {"up": {"select": "top-k", "fraction": 0.05, "values": "uniform", "memory": "ef21"}},
     ],
-    ids=["low-rank", "sparse ternary"],
+    ids=["low-rank", "sparse ternary", "ef21"],
 )
 def test_it_learns_under_heavy_compression(compress):
-    assert simulated(compress).rounds[-1].metrics["accuracy"] > 0.9
+    course = {"name": "fedavg", "rounds": 15, "weights": "equal"}
+    assert simulated(compress, course=course).rounds[-1].metrics["accuracy"] > 0.9
 
 
 def test_every_rule_can_be_compressed():

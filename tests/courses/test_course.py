@@ -29,16 +29,20 @@ from p2pfl.courses.gossiplearning import GOSSIP_LEARNING, GossipLearningSettings
 from p2pfl.courses.gradtrack import GRADTRACK, GradtrackSettings
 from p2pfl.courses.hierarchical import HIERARCHICAL, HierarchicalSettings
 from p2pfl.courses.ifca import IFCA, IfcaSettings
+from p2pfl.courses.jwins import JWINS, JwinsSettings
 from p2pfl.courses.partial import FEDBN, FEDPER, LGFEDAVG, FedBnSettings, FedPerSettings, LgFedAvgSettings
 from p2pfl.courses.pens import PENS, PensSettings
 from p2pfl.courses.perfedavg import PERFEDAVG, PerFedAvgSettings
 from p2pfl.courses.pfedme import PFEDME, PFedMeSettings
+from p2pfl.courses.plexus import PLEXUS, PlexusSettings
+from p2pfl.courses.powergossip import POWERGOSSIP, PowerGossipSettings
 from p2pfl.courses.pushsum import PUSHSUM, PushsumSettings
 from p2pfl.courses.qfedavg import QFEDAVG, QFedAvgSettings
 from p2pfl.courses.qgm import QGM, QgmSettings
 from p2pfl.courses.relaysgd import RELAYSGD, RelaysgdSettings
 from p2pfl.courses.scaffold import SCAFFOLD, ScaffoldSettings
 from p2pfl.courses.swift import SWIFT, SwiftSettings
+from p2pfl.courses.teleportation import TELEPORTATION, TeleportationSettings
 from p2pfl.learn.compression import CompressSpec, DownSpec, UpSpec
 from p2pfl.topology.families import build
 from tests.courses.kit import check_course
@@ -52,6 +56,8 @@ COURSES = {
         ChocoSettings(rounds=3),
         build("ring", 5),
     ),
+    "jwins": (JWINS, JwinsSettings(rounds=3), build("one-peer-exponential", 4)),
+    "powergossip": (POWERGOSSIP, PowerGossipSettings(rounds=3, rank=2), build("ring", 5)),
     "deepsqueeze": (
         replace(DEEPSQUEEZE, play=lambda place: DEEPSQUEEZE.play(replace(place, compress=CompressSpec(COMPRESS.up)))),
         DeepSqueezeSettings(rounds=3),
@@ -113,6 +119,8 @@ COURSES = {
     ),
     "pens": (PENS, PensSettings(rounds=4, selection_rounds=2, candidates=2, best=1, fanout=2), build("full", 4)),
     "swift": (SWIFT, SwiftSettings(rounds=3, discount="exponential"), build("ring", 5)),
+    "plexus": (PLEXUS, PlexusSettings(rounds=4, sample=2), build("full", 5)),
+    "teleportation": (TELEPORTATION, TeleportationSettings(rounds=4, sample=3), build("full", 5)),
     "pushsum": (PUSHSUM, PushsumSettings(rounds=3), build("exponential", 5)),
     "pushsum, free": (PUSHSUM, PushsumSettings(rounds=3, pace="free"), build("ring", 4)),
 }

@@ -35,11 +35,11 @@ def test_it_is_the_recursion_of_the_paper(gamma):
     topology = build("ring", 5)
     played = deepsqueeze(UpSpec(select="top-k", fraction=0.25), topology, gamma=gamma).play()
     w = mixing_matrix(topology).astype(np.float32)
-    x = first_models(played)
+    x = first = first_models(played)
     k, delta = round(0.25 * x.shape[1]), np.zeros_like(x)
     for number in range(5):
         y = local_training(played, x, number)
-        v = y + delta
+        v = y - first + delta
         c = np.stack([largest(row, k) for row in v])
         delta = v - c
         x = y + gamma * (w @ c - c)
@@ -71,6 +71,7 @@ def test_what_cannot_be_is_one_sentence():
     tables = {"course": {"name": "deepsqueeze"}, "topology": {"family": "ring", "n": 3}}
     for compress, sentence in (
         ({"down": {"values": "sign"}}, "nothing goes down in deepsqueeze"),
+        ({"up": {"values": "sign", "memory": "ef21"}}, "memory is 'ef21', and deepsqueeze remembers the error"),
         ({"up": {"values": "sign", "feedback": False}}, "feedback is false, and is what deepsqueeze is about"),
     ):
         with pytest.raises(ConfigError, match=sentence):

@@ -14,13 +14,12 @@ from p2pfl.courses.learner import seed_of
 from p2pfl.courses.messages import Finish, Finished, Train, Update
 from p2pfl.courses.rounds import ClientExcluded, ClientReadmitted
 from p2pfl.courses.scores import ClientsEvaluated
-from p2pfl.errors import ConfigError, CourseError, RemoteError
+from p2pfl.errors import ConfigError, CourseError
 from p2pfl.learn.data import load_dataset
 from p2pfl.learn.evaluate import evaluate
 from p2pfl.learn.params import as_buffer
 from p2pfl.learn.specs import DataSpec, MetricsSpec, ModelSpec, PartitionSpec, TrainSpec
 from p2pfl.node.events import CourseEnded, PeerLost, RoundEnded, RoundStarted, UpdateMissing
-from p2pfl.node.node import Node
 from p2pfl.sim.devices import DeviceSpec
 from p2pfl.sim.loop import run_virtual
 from p2pfl.sim.network import NetworkSpec
@@ -283,27 +282,6 @@ def test_with_all_clients_lost_the_server_waits_for_them():
 
 
 # -- who is obeyed -----------------------------------------------------------------------------------------------------
-
-
-def test_a_trainer_obeys_its_server_only():
-    class Usurper(Trainer):
-        """A client that gives orders to another one."""
-
-        refused = None
-
-        async def run(self, node: Node) -> None:
-            (peer,) = await node.meet([2])
-            try:
-                await peer.ask(Train(0, self._learner.tensors(torch.zeros_like(self.params))))
-            except RemoteError as error:
-                self.refused = error
-            await peer.tell(Finish(1, self._learner.tensors(torch.zeros_like(self.params))))
-            await super().run(node)
-
-    played = fedavg(recast=lambda seat, roles: (Usurper(roles[0]._learner, 0),) if seat == 1 else roles).play()
-    (usurper,) = played.world.seats[1].roles
-    assert "seat 1 has no say here: that is for seat 0" in str(usurper.refused)
-    assert torch.equal(played.params[2], by_hand(played)[-1])
 
 
 def test_only_clients_are_told_of_the_end():

@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -7,10 +8,11 @@ import torch
 from p2pfl.compute.inline import Inline
 from p2pfl.courses.durable import Durable, NotDurable
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
-from p2pfl.courses.outbox import Outbox
-from p2pfl.courses.rules import averaging
+from p2pfl.courses.outbox import Outbox, score
+from p2pfl.courses.rules import Training, averaging
 from p2pfl.errors import ComputeError
 from p2pfl.journal.journal import Journal
+from p2pfl.learn.shift import Shift
 from p2pfl.node.connection import LINK_LOST
 from p2pfl.sim.disk import SimulatedDisk
 from p2pfl.topology.families import build
@@ -169,3 +171,19 @@ async def test_once_it_stops_nothing_is_left_behind(desk, why):
         ask.cancel(LINK_LOST)
     await asyncio.sleep(0.1)
     assert desk.compute.cancelled == 1
+
+
+async def test_a_client_scores_on_its_test_part_or_what_it_holds_out_or_all_as_they_are_in_that_round():
+    learner = replace(Desk().learner, compute=Inline())
+    first, second, third = (replace(learner.shard, indices=learner.shard.indices[:size]) for size in (3, 5, 7))
+    served = learner.model.initial
+    sizes = [
+        (await score(replace(learner, shard=first, **held), Training(), served, 1)).rating.num_examples
+        for held in ({}, {"validation": second}, {"validation": second, "own_test": third})
+    ]
+    assert sizes == [3, 5, 7]
+    names = tuple((place + 1) % 10 for place in range(10))
+    drifting = [replace(third, shift=Shift("none", 0.0, names=names, onset=onset)) for onset in (1, 2)]
+    tested = [replace(learner, own_test=shard) for shard in (third, *drifting)]
+    found = [(await score(each, Training(), served, 1)).rating.metrics["loss"] for each in tested]
+    assert found[0] == found[2] != found[1], "the other names come with round 1, or 2"

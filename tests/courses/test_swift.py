@@ -177,6 +177,20 @@ def test_who_is_gone_counts_no_more():
         assert 2 in played.world.seats[seat].roles[0]._mail, "it may come back"
 
 
+def test_who_is_through_stays_for_who_is_slower_and_counts_no_more():
+    def slow(seat, roles):
+        if seat == 1:
+            roles[0]._learner.compute.examples_per_second /= 3
+        return noting(seat, roles)
+
+    played = swift(recast=slow, rounds=10, devices=DeviceSpec(examples_per_second=30)).play()
+    logged = [sorted(letters) for _, letters, _ in played.world.seats[1].roles[0].log]
+    assert logged[0] == [0, 2] and logged[-1] == []
+    ends = {seat: at for at, seat, event in played.events if isinstance(event, CourseEnded)}
+    assert max(ends.values()) - ends[0] < 1 and round_ends(played, 0)[-1] < 0.5 * round_ends(played, 1)[-1]
+    assert not played.missing
+
+
 def test_links_that_break_and_nodes_that_go_end_nothing():
     network = NetworkSpec(latency_ms=300, loss_every_seconds=8)
     played = swift(rounds=20, devices=DeviceSpec(examples_per_second=30), network=network)

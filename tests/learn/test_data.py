@@ -1,5 +1,6 @@
 """Data sets by name and by path: facts of the real ones, tiny files for the rest."""
 
+import doctest
 import importlib.util
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from p2pfl.errors import ConfigError, MissingPackage
 from p2pfl.learn import data
@@ -215,3 +218,40 @@ def test_codes_are_not_standardised(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (x.dtype, y.dtype) == (torch.int64, torch.int64)
     with pytest.raises(ConfigError, match="text holds codes, not measurements"):
         load_dataset(DataSpec(source="text", standardise=True))
+
+
+@given(
+    labels=st.lists(st.integers(0, 5), min_size=1, max_size=80),
+    share=st.floats(0, 0.99),
+    seed=st.integers(0, 2**32),
+    by_class=st.booleans(),
+)
+def test_a_shard_is_split_into_disjoint_parts(labels: list[int], share: float, seed: int, by_class: bool) -> None:
+    y = torch.tensor(labels)
+    rows = torch.arange(len(y))
+    shard = Shard(Dataset("any", y[:, None], y, tuple("abcdef"), rows, rows[:0]), rows)
+    first, second = shard.split(share, seed, by_class=by_class)
+    assert len(second) == round(share * len(y))
+    assert sorted([*first.indices.tolist(), *second.indices.tolist()]) == list(range(len(y)))
+    if by_class:
+        counts, held = (torch.bincount(y[part.indices], minlength=6) for part in (shard, second))
+        assert bool(((held - counts * len(second) / len(y)).abs() < 1.001).all())
+
+
+def test_a_folder_of_images_with_a_part_for_testing(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="pip install pillow")
+    for name, count in {"train/dog": 2, "train/cat/old": 3, "val/dog": 1}.items():
+        (tmp_path / name).mkdir(parents=True)
+        for number in range(count):
+            image.new("L", (4, 4), 51).save(tmp_path / name / f"{number}.png")
+    found = load_dataset(DataSpec(source=str(tmp_path), image_size=(4, 4)))
+    assert found.classes == ("cat", "dog")
+    assert found.y[found.train_indices].tolist() == [0, 0, 0, 1, 1]
+    assert found.y[found.test_indices].tolist() == [1]
+    (tmp_path / "val" / "cow").mkdir()
+    with pytest.raises(ConfigError, match="cow: there is no class 'cow' in the training part"):
+        load_dataset(DataSpec(source=str(tmp_path), image_size=(4, 4)))
+
+
+def test_the_docstrings_are_true() -> None:
+    assert doctest.testmod(data).failed == 0

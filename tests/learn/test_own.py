@@ -1,5 +1,6 @@
 """Training by a function of the user's own: what it is given, what it may give, and mistakes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,13 @@ from p2pfl.errors import ConfigError
 from p2pfl.learn.data import Dataset, Shard, load_dataset
 from p2pfl.learn.model import build_model
 from p2pfl.learn.own import fit_by_own, own_function
+from p2pfl.learn.shift import Shift
 from p2pfl.learn.specs import DataSpec, ModelSpec, TrainSpec
 from p2pfl.learn.tiers import Tier, fit_all, tier_of
 from p2pfl.learn.train import Fit, fit_plainly
 
 WHOLE = """
+import numpy as np
 import torch
 from p2pfl.learn.batches import batches
 from p2pfl.learn.train import Fit, FitResult, fit_plainly
@@ -35,6 +38,19 @@ def plain(params, model, shard, spec, seed, round, drift):
 
 def one_more(params, round, scale=2.0):
     return params.add_(scale * (round + 1)), 5, 0.25
+
+def numpy_softmax(weights, spec, x=None, y=None):
+    w, b = weights["1.weight"], weights["1.bias"]
+    x = x.reshape(len(x), -1)
+    for _ in range(spec.epochs):
+        odds = np.exp(x @ w.T + b)
+        error = (odds / odds.sum(1, keepdims=True) - np.eye(10)[y]) / len(y)
+        weights = {"1.weight": w - spec.lr * error.T @ x, "1.bias": b - spec.lr * error.sum(0)}
+        w, b = weights["1.weight"], weights["1.bias"]
+    return weights, np.int64(len(y)), np.float32(0.5)
+
+def narrow(weights):
+    return {"1.weight": weights["1.weight"]}, 1, 0.0
 
 def nothing(params):
     return None
@@ -121,6 +137,7 @@ def test_the_tier_says_so(digits: Dataset, path: Path) -> None:
     [
         ("nothing", r"nothing' gives a NoneType; return \(params, num_examples, loss\) or a FitResult"),
         ("negative", r"negative' gives a tuple; return"),
+        ("narrow", r"the training function gives 1.weight; return 1.weight, 1.bias, 3.weight, 3.bias"),
         ("short", r"short' gives no float32 vector of shape \(2410,\); return the params"),
         ("double", r"double' gives no float32 vector"),
         ("greedy", r"greedy' takes 'device', which it is not given; it can have params, model, shard, spec, seed"),
@@ -142,3 +159,15 @@ def test_mistakes_of_the_signature_are_found_before_training(digits: Dataset, pa
 def test_what_it_raises_is_raised(digits: Dataset, path: Path) -> None:
     (found,) = fit_all([work(digits, path, "failing")])
     assert isinstance(found, RuntimeError)
+
+
+def test_a_function_over_numpy_arrays_is_given_examples_and_weights_by_name(digits: Dataset, path: Path) -> None:
+    """The same one that a host without torch would have, with its derivative by hand."""
+    model = build_model(ModelSpec("logistic"), digits, 0)
+    shard = Shard(digits, digits.train_indices[:40], Shift("scale", 1.5))
+    by_torch = TrainSpec(epochs=3, batch_size=40, lr=0.2)
+    by_numpy = replace(by_torch, function=f"{path}:numpy_softmax")
+    found = fit_by_own(Fit(model.initial, model, shard, by_numpy, 0, 0, None))
+    expected = fit_plainly(Fit(model.initial, model, shard, by_torch, 0, 0, None))
+    torch.testing.assert_close(found.params, expected.params, atol=1e-6, rtol=0)
+    assert (found.num_examples, found.loss, found.steps) == (40, 0.5, 3)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from p2pfl.errors import ConfigError
 from p2pfl.learn.data import Dataset, load_dataset
-from p2pfl.learn.partition import SCHEMES, deal, partition
+from p2pfl.learn.partition import SCHEMES, deal, partition, partition_test
 from p2pfl.learn.skew import PartitionReport
 from p2pfl.learn.specs import DataSpec, PartitionSpec
 
@@ -176,3 +176,50 @@ def test_shards_are_a_sequence() -> None:
     with pytest.raises(IndexError):
         shards[4]
     assert repr(shards) == "<4 Shards of digits>"
+
+
+@given(
+    scheme=st.sampled_from(sorted(SCHEMES)),
+    labels=st.lists(st.integers(0, 4), min_size=20, max_size=120),
+    clients=st.integers(1, 6),
+    seed=st.integers(0, 2**32),
+    share=st.floats(0.2, 0.8),
+)
+def test_the_test_part_is_dealt_in_the_proportions_of_training(
+    scheme: str, labels: list[int], clients: int, seed: int, share: float
+) -> None:
+    y, cut = torch.tensor(labels), round(share * len(labels))
+    rows, groups = torch.arange(len(y)), (y * 7) % 5
+    data = Dataset("any", y[:, None].float(), y, tuple("abcde"), rows[:cut], rows[cut:], groups, tuple("uvwxy"))
+    spec = PartitionSpec(scheme=scheme, sigma=0.5, min_examples=0, alpha=0.5, consistent=True)
+    try:
+        shards = partition(data, spec, clients, seed)
+    except ConfigError:
+        assume(False)
+    tests = partition_test(data, spec, shards, seed)
+    assert len(tests) == len(shards)
+    dealt = torch.cat([shard.indices for shard in tests])
+    by = groups if scheme == "natural" else y
+    trained = set(by[:cut].tolist())
+    assert sorted(dealt.tolist()) == [row for row in rows[cut:].tolist() if int(by[row]) in trained]
+    for shard, test in zip(shards, tests, strict=True):
+        for label in trained:
+            part = (by[shard.indices] == label).sum() / (by[:cut] == label).sum()
+            assert abs((by[test.indices] == label).sum() - part * (by[cut:] == label).sum()) < 1.001
+
+
+def test_a_tested_client_sees_through_its_own_shift() -> None:
+    digits, spec = load_dataset(DataSpec()), PartitionSpec(shift="scale", shift_strength=1.0, consistent=True)
+    shards = partition(digits, spec, 3, 0)
+    assert [shard.shift for shard in partition_test(digits, spec, shards, 0)] == [shard.shift for shard in shards]
+
+
+def test_parts_of_a_client_have_one_distribution() -> None:
+    """Of few classes each: what is trained on, held out and tested on are the same classes in the same proportions."""
+    digits, spec = load_dataset(DataSpec()), PartitionSpec(scheme="dirichlet", alpha=0.3, consistent=True)
+    shards = partition(digits, spec, 6, 0)
+    for shard, test in zip(shards, partition_test(digits, spec, shards, 0), strict=True):
+        whole = torch.bincount(digits.y[shard.indices], minlength=10) / len(shard)
+        for part in (*shard.split(0.25, 0, by_class=True), test):
+            found = torch.bincount(digits.y[part.indices], minlength=10) / len(part)
+            assert (found - whole).abs().sum() / 2 < 0.1

@@ -1,6 +1,7 @@
 """Fewer numbers: the largest, a draw, factors of low rank."""
 
 import math
+from contextlib import suppress
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from p2pfl.learn.params import Layout, flatten
 from p2pfl.learn.quantize import uniform
-from p2pfl.learn.sparsify import low_rank, random_k, top_k
+from p2pfl.learn.sparsify import Places, low_rank, random_k, top_k
 from p2pfl.learn.transform import chain
 from p2pfl.wire.tensor import schema_bytes
 from tests.learn.test_transform import rng, there_and_back
@@ -57,21 +58,31 @@ def test_the_places_of_a_seed_are_the_same_for_ever():
     assert stage._places(torch.tensor(7)).tolist() == [3, 6, 20, 21, 23, 24]
 
 
-def test_places_take_the_shorter_of_marks_and_a_list():
-    kinds = {(1000, 0.01): ("u16", 20), (1000, 0.5): ("u8", 125), (100_000, 0.01): ("i32", 4000)}
-    for (numel, fraction), (dtype, nbytes) in kinds.items():
-        places, values = chain(numel, top_k(fraction)).schema
-        assert (places.dtype, places.nbytes) == (dtype, nbytes)
-        assert values.nbytes == 4 * round(fraction * numel)
+def test_places_take_the_shorter_of_marks_and_the_code_of_elias_and_fano():
+    """By hand: the low bits of each, and a one for each after a zero for each step of the high ones."""
+    lengths = {(1000, 10): 8 + 4, (1000, 500): 125, (100_000, 1000): 750 + 321, (100, 1): 1 + 1}
+    for (numel, count), nbytes in lengths.items():
+        spec = Places(numel, count).spec
+        assert (spec.dtype, spec.nbytes) == ("u8", nbytes), (numel, count)
+        assert 8 * (nbytes - 2) <= count * (2 + math.log2(numel / count))
 
 
-@pytest.mark.parametrize("numel", [1000, 100_000])
-@pytest.mark.parametrize("broken", [[5, 5], [6, 5], [-1, 5], [5, 100_000]])
-def test_places_that_cannot_be_are_refused(numel, broken):
-    transform = chain(numel, top_k(2 / numel))
-    places, values = transform.encode(torch.arange(float(numel)), {}, rng()).payload
-    with pytest.raises(ValueError, match="in order"):
-        transform.decode((torch.tensor(broken).to(places.dtype), values))
+@given(data=st.data(), numel=st.integers(1, 5000))
+def test_places_come_back_from_their_bytes(data, numel):
+    chosen = sorted(data.draw(st.sets(st.integers(0, numel - 1), min_size=1, max_size=60)))
+    places = Places(numel, len(chosen))
+    sent = places.encode(torch.tensor(chosen))
+    assert (sent.dtype, sent.nbytes) == (torch.uint8, places.spec.nbytes)
+    assert places.decode(sent).tolist() == chosen
+
+
+@given(data=st.data(), numel=st.integers(1, 300), share=st.floats(0.01, 1))
+def test_bytes_of_a_stranger_are_places_in_order_or_refused(data, numel, share):
+    places = Places(numel, max(1, int(share * numel)))
+    sent = data.draw(st.binary(min_size=places.spec.nbytes, max_size=places.spec.nbytes))
+    with suppress(ValueError):
+        found = places.decode(torch.frombuffer(bytearray(sent), dtype=torch.uint8)).tolist()
+        assert len(found) == places.count and found == sorted(set(found)) and 0 <= found[0] <= found[-1] < numel
 
 
 def test_marks_of_another_number_are_refused():

@@ -54,6 +54,8 @@ def test_flags() -> None:
         (PartitionSpec, "sigma", -1.0, "partition.sigma is -1.0"),
         (PartitionSpec, "min_examples", -1, "partition.min_examples is -1"),
         (PartitionSpec, "shift_strength", 1.0, "partition.shift is none"),
+        (PartitionSpec, "concepts", 0, "partition.concepts is 0"),
+        (PartitionSpec, "drift_rounds", 3, "nothing drifts; set partition.shift or concepts too"),
         (ModelSpec, "name", "", "model.name is empty"),
         (ModelSpec, "hidden", (3, 0), "model.hidden is"),
         (TrainSpec, "schedule", "linear", "train.schedule is 'linear'"),

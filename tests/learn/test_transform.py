@@ -1,5 +1,6 @@
 """Pipelines: chains of stages, what is remembered, and bits packed into bytes."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from p2pfl.learn.quantize import float16, qsgd, sign, uniform
 from p2pfl.learn.sparsify import random_k, top_k
-from p2pfl.learn.transform import ErrorFeedback, chain, finite, pack, packed_bytes, unpack
+from p2pfl.learn.transform import Ef21, ErrorFeedback, chain, finite, pack, packed_bytes, unpack
 from p2pfl.wire.tensor import ITEM_BYTES, schema_bytes
 
 TYPES = {"u8": torch.uint8, "u16": torch.uint16, "i32": torch.int32, "i64": torch.int64, "f16": torch.float16,
@@ -100,6 +101,26 @@ def test_error_feedback_sends_each_number_in_the_end():
         sent += feedback.decode(payload)
     assert torch.allclose(sent / 70, vector, atol=0.03)
     assert torch.equal(there_and_back(plain, vector), torch.tensor([1.0, 0.0, 0.0]))
+
+
+def test_ef21_is_the_recursion_of_the_paper():
+    ef21 = Ef21(chain(20, top_k(0.2)))
+    chance, known, state = rng(), np.zeros(20), {}
+    for _ in range(6):
+        vector = torch.randn(20, generator=chance)
+        payload, state = ef21.encode(vector, state, chance)
+        new = vector.numpy() - known
+        new[np.argsort(-np.abs(new))[4:]] = 0
+        known = known + new
+        np.testing.assert_allclose(ef21.decode(payload), new, atol=1e-6)
+        np.testing.assert_allclose(state["known"], known, atol=1e-6)
+
+
+def test_ef21_knows_a_vector_that_stays_the_same_and_then_sends_nothing():
+    ef21, vector, state = Ef21(chain(20, top_k(0.2))), torch.randn(20), {}
+    for _ in range(6):
+        payload, state = ef21.encode(vector, state, rng())
+    assert torch.allclose(state["known"], vector) and not ef21.decode(payload).any()
 
 
 def test_nothing_that_was_given_is_written_to():

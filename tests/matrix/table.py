@@ -26,12 +26,14 @@ class Line(NamedTuple):
 
 UP = {"compress": {"up": {"select": "low-rank", "values": "sign"}}}
 BOTH = {"compress": {"up": {"select": "low-rank", "values": "sign"}, "down": {"values": "qsgd"}}}
+PACKED = {"compress": {way: {"values": "uniform", "entropy": "zlib"} for way in ("up", "down")}}
 UNEQUAL = {"devices": {"spread": 1.0}}
 
 # Name, and after a comma what is special about it.
 COURSES: Mapping[str, Line] = {
     "fedavg": Line("star", 4, {"keep": "best"}),
     "fedavg, compressed": Line("star", 4, {}, BOTH),
+    "fedavg, entropy coded": Line("star", 4, {}, PACKED),
     "fedprox": Line("star", 4, {"stragglers": 0.5}),
     "scaffold": Line("star", 4),
     "feddyn": Line("star", 4, {"alpha": 0.1}),
@@ -59,6 +61,7 @@ COURSES: Mapping[str, Line] = {
     "pooled": Line("star", 4),
     "hierarchical": Line("hierarchy", 7, {}, {"topology": {"parameters": {"edges": 2}}}),
     "dpsgd": Line("one-peer-exponential", 4),
+    "dpsgd, private": Line("ring", 4, {"private": ["1.bias"]}),
     "d2": Line("ring", 4),
     "gradtrack": Line("ring", 4),
     "qgm": Line("ring", 4),
@@ -67,11 +70,15 @@ COURSES: Mapping[str, Line] = {
     "gossip-diloco": Line("ring", 4),
     "choco": Line("ring", 4, {"restart_every": 3}, UP),
     "deepsqueeze": Line("ring", 4, {}, {"compress": {"up": {"values": "qsgd"}}}),
+    "powergossip": Line("ring", 4, {"rank": 2}),
+    "jwins": Line("one-peer-exponential", 4),
     "epidemic": Line("full", 4, {"fanout": 2, "wait_seconds": 0.1}, in_step=False),
     "pushsum": Line("exponential", 5),
-    "gossip-learning": Line("full", 4, {"period_seconds": 0.05}, in_step=False),
-    "pens": Line("full", 4, {"wait_seconds": 0.1}, in_step=False),
-    "swift": Line("ring", 4, in_step=False),
+    "gossip-learning": Line("full", 4, {"account": "randomized", "period_seconds": 0.1}, UNEQUAL, in_step=False),
+    "pens": Line(
+        "full", 4, {"selection_rounds": 2, "candidates": 2, "best": 1, "wait_seconds": 0.1}, UNEQUAL, in_step=False
+    ),
+    "swift": Line("ring", 4, {}, UNEQUAL, in_step=False),
     "adpsgd": Line("ring", 4, {}, UNEQUAL, in_step=False),
 }
 

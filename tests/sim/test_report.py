@@ -30,6 +30,13 @@ def test_with_a_coordinator_its_rounds_are_the_rounds(wire):
     ]  # fmt: skip
 
 
+def test_a_round_that_a_second_one_has_led_counts_once(wire):
+    record, ended, _ = recorder(wire, 1)
+    for seat, number in ((3, 1), (4, 1), (3, 2), (4, 1), (5, 3)):
+        record(1.0, seat, RoundEnded(number, 2))
+    assert [done.round for done in ended] == [1, 2, 3]
+
+
 def test_without_one_a_round_is_over_with_the_last_of_the_nodes(wire):
     record, ended, _ = recorder(wire, 3)
     record(1.0, 0, RoundEnded(1, 2, {"accuracy": 0.5}))

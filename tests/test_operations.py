@@ -7,6 +7,7 @@ import signal
 import sys
 from asyncio import create_subprocess_exec, timeout
 from asyncio.subprocess import PIPE
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from p2pfl.app.cli import main
 from p2pfl.app.exits import Exit
-from p2pfl.app.host import Host
 from p2pfl.app.node_options import host_command
+from p2pfl.app.station import Station
 from tests.end_to_end.process import node, places
 
 pytestmark = pytest.mark.sockets
@@ -84,9 +85,10 @@ async def test_a_node_that_is_terminated_is_done(tmp_path: Path) -> None:
 
 
 async def test_options_that_operators_give(tmp_path: Path) -> None:
-    options, course, data = host_command(
+    options, _, _ = host_command(
         ["--peers", ":1", "--log-level", "error", "--metrics-open", *places(tmp_path / "home")]
     )
     assert (options.logs.log, options.logs.log_level, options.monitor.metrics_open) == ("text", "error", True)
-    host = Host(options, course, data)
-    assert host.node.transport.pages.public  # type: ignore[attr-defined]  # of sockets
+    station = Station(options)
+    with closing(station):
+        assert station.node.transport.pages.public  # type: ignore[attr-defined]  # of sockets

@@ -95,6 +95,10 @@ class Station:
             transport.pages = self._monitor.pages
             self._held = held.pop_all()
 
+    def close(self) -> None:
+        """Let the identity go, of a node that is not to be in operation."""
+        self._held.close()
+
     @asynccontextmanager
     async def up(self) -> AsyncIterator[Node]:
         """The node in operation. Raises PeersLost in the block once there has been nobody for too long."""

@@ -9,19 +9,11 @@ import pytest
 from p2pfl.app.computes import ComputeOptions
 from p2pfl.app.host import Host
 from p2pfl.app.node_options import LocalData, NodeOptions
-from p2pfl.crypto.identity import Identity
 from p2pfl.errors import ConfigError, IdentityError
 
 
 def options(tmp_path: Path, **more: object) -> NodeOptions:
     return NodeOptions(identity=tmp_path / "identity.key", peers=("127.0.0.1:1",), **more)  # type: ignore[arg-type]  # by name
-
-
-def test_an_identity_is_made_once(tmp_path: Path) -> None:
-    Host(options(tmp_path), None, LocalData())
-    made = Identity.load(tmp_path / "identity.key")
-    Host(options(tmp_path), None, LocalData())
-    assert Identity.load(tmp_path / "identity.key") == made
 
 
 def test_what_cannot_work_is_refused_before_anything_is_opened(tmp_path: Path) -> None:

@@ -74,11 +74,13 @@ COURSES: Mapping[str, Line] = {
     "jwins": Line("one-peer-exponential", 4),
     "epidemic": Line("full", 4, {"fanout": 2, "wait_seconds": 0.1}, in_step=False),
     "pushsum": Line("exponential", 5),
+    "plexus": Line("full", 4, {"sample": 2}, in_step=False),
+    "teleportation": Line("full", 4, {"sample": 2}, in_step=False),
     "gossip-learning": Line("full", 4, {"account": "randomized", "period_seconds": 0.1}, UNEQUAL, in_step=False),
     "pens": Line(
         "full", 4, {"selection_rounds": 2, "candidates": 2, "best": 1, "wait_seconds": 0.1}, UNEQUAL, in_step=False
     ),
-    "swift": Line("ring", 4, {}, UNEQUAL, in_step=False),
+    "swift": Line("full", 4, {}, UNEQUAL, in_step=False),  # where nobody begins before all are there
     "adpsgd": Line("ring", 4, {}, UNEQUAL, in_step=False),
 }
 

@@ -51,7 +51,10 @@ scheme = "dirichlet"
 batch_size = 10
 """
 DPSGD = FEDAVG.replace("fedavg", "dpsgd")
-HIERARCHICAL = FEDAVG.replace("fedavg", "hierarchical").replace("n = 3", "n = 5\nparameters = { edges = 2 }")
+HIERARCHICAL = (
+    FEDAVG.replace("fedavg", "hierarchical").replace("n = 3", "n = 5\nparameters = { edges = 2 }")
+    + '[metrics]\nclients = ["fairness", "each"]\n'
+).replace("rounds = 3", 'rounds = 3\nevaluate = "both"')
 LONG = FEDAVG.replace("rounds = 3", "rounds = 5000")
 BUSY = LONG + "epochs = 2000\n"
 
@@ -107,6 +110,10 @@ async def test_nodes_on_hosts_end_with_the_models_of_the_simulation(text: str, c
     expected = await asyncio.to_thread(simulated, text)
     assert {report["seat"]: report["model_hash"] for report in reports} == dict(enumerate(expected))
     assert {report["course"] for report in reports} == {course_hash(parsed(text))}
+    if text is HIERARCHICAL:
+        found = [json.loads(line) for line in (folders[0] / "clients.jsonl").read_text().splitlines()]
+        assert [(row["round"], row["seat"]) for row in found] == [(r, s) for r in (1, 2, 3) for s in (3, 4)]
+        assert reports[0]["metrics"]["client_accuracy_min"] == min(row["accuracy"] for row in found[-2:])
     assert len(contents(folders, "model.safetensors")) == len(contents(folders, "course.json")) == len(seats)
 
 

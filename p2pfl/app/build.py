@@ -17,8 +17,10 @@ from p2pfl.journal.journal import Journal
 from p2pfl.learn.arrays import Laid
 from p2pfl.learn.data import Dataset, Shard, load_dataset
 from p2pfl.learn.entropy import Tally
+from p2pfl.learn.metrics import own_metric
 from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.partition import partition, partition_test
+from p2pfl.learn.specs import MetricsSpec
 from p2pfl.learn.tiers import Tier, tier_of
 from p2pfl.learn.train import fit
 from p2pfl.topology.families import build
@@ -101,7 +103,9 @@ class Setup:
         if shard is not None and holdout > 0:
             shard, validation = shard.split(holdout, config.seed, by_class=by_class)
         test, own_test = self.dataset.test, self.tests.get(seat)
-        return Learner(seat, config.seed, self.model, config.train, compute, shard, validation, test, own_test)
+        return Learner(
+            seat, config.seed, self.model, config.train, compute, shard, validation, test, own_test, config.metrics
+        )
 
     def roles(
         self, seat: int, compute: Compute, stop: int | None = None, journal: Journal | None = None
@@ -158,6 +162,7 @@ def prepare(config: Config[Any], seat: int | None = None) -> Setup:
     require(takes, f"compress: {course.name} does not compress what it sends; leave out [compress]")
     topology = build_topology(config.topology, course)
     seats = course.learners(topology.union)
+    _check_metrics(config.metrics, seats)
     if config.partition.scheme == "own":
         return _own(config, course, topology, [s for s in seats if seat is None or s == seat], seat)
     dataset = load_dataset(config.data, config.seed)
@@ -165,6 +170,14 @@ def prepare(config: Config[Any], seat: int | None = None) -> Setup:
     tests = partition_test(dataset, config.partition, dealt, config.seed) if config.partition.consistent else []
     shards, own_tests = _BySeat(seats, dealt), _BySeat(seats[: len(tests)], tests)
     return Setup(config, course, topology, dataset, _model(config, dataset), shards, own_tests)
+
+
+def _check_metrics(spec: MetricsSpec, seats: Sequence[int]) -> None:
+    for path in spec.own:
+        own_metric(path)  # raises if there is no such function
+    for group, members in spec.groups.items():
+        for seat in members:
+            require(seat in seats, f"metrics.groups: {group} has seat {seat}, which holds no examples; leave it out")
 
 
 def _model(config: Config[Any], dataset: Dataset) -> Model:

@@ -37,6 +37,7 @@ class Standing:
     down_bytes: int = 0  # of these, what the coordinator has sent, and what it has received
     up_bytes: int = 0
     missing: int = 0
+    flops: float | None = 0.0  # of training; None: they cannot be told
     trace: str = ""
 
 

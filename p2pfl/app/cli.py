@@ -20,6 +20,7 @@ usage: p2pfl COMMAND ...
   simulate COURSE.toml [OPTIONS]   run a course in one process, on virtual time
   node [OPTIONS]                   run a node on this host (as python -m p2pfl.node)
   client --peers ADDRESS --fit F   take part by a training function over numpy arrays, without torch
+  report RUN ...                   compare runs: a table, or a page with charts
   check COURSE.toml | MODULE       verify the message flow of a course, and draw it
   doctor --peers ADDRESS ...       test the links to other nodes, with advice
   fuzz COURSE.toml | MODULE        run a course under many seeds, each with faults of its own, and check it
@@ -94,6 +95,12 @@ def _client(arguments: list[str]) -> int:
     return client_command(arguments)
 
 
+def _report(arguments: list[str]) -> int:
+    from p2pfl.app.report import report_command  # noqa: PLC0415 - loads rich
+
+    return report_command(arguments)
+
+
 def _check(arguments: list[str]) -> int:
     from p2pfl.app.preview import check_command  # noqa: PLC0415 - loads torch
 
@@ -140,6 +147,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "simulate": _simulate,
     "node": _node,
     "client": _client,
+    "report": _report,
     "check": _check,
     "doctor": _doctor,
     "fuzz": _fuzz,

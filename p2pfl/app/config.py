@@ -58,7 +58,7 @@ from p2pfl.courses.swift import SWIFT
 from p2pfl.courses.teleportation import TELEPORTATION
 from p2pfl.errors import ConfigError
 from p2pfl.learn.compression import CompressSpec
-from p2pfl.learn.specs import DataSpec, ModelSpec, Option, PartitionSpec, TrainSpec
+from p2pfl.learn.specs import DataSpec, MetricsSpec, ModelSpec, Option, PartitionSpec, TrainSpec
 from p2pfl.sim.availability import AvailabilitySpec
 from p2pfl.sim.devices import DeviceSpec
 from p2pfl.sim.network import NetworkSpec
@@ -159,6 +159,7 @@ class Config(Generic[SettingsT]):
     partition: PartitionSpec = field(default_factory=PartitionSpec)
     model: ModelSpec = field(default_factory=ModelSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
+    metrics: MetricsSpec = field(default_factory=MetricsSpec)
     compress: CompressSpec = field(default_factory=CompressSpec)
     network: NetworkSpec = field(default_factory=NetworkSpec)
     devices: DeviceSpec = field(default_factory=DeviceSpec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -11,7 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-__all__ = ["Display", "table"]
+__all__ = ["Display", "plain_console", "spread_table", "table"]
+
+_WIDE = 240
 
 
 class Display:
@@ -23,7 +26,7 @@ class Display:
     def __init__(self, *, as_json: bool, total: int, quiet: bool = False) -> None:
         self._json = as_json
         self._human = not (as_json or quiet)
-        self._console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        self._console = plain_console(stderr=as_json)
         self._live = self._console.is_terminal and self._human
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -65,6 +68,14 @@ class Display:
         self._progress.stop()
 
 
+def plain_console(*, stderr: bool = False) -> Console:
+    """Text as it is. Where no terminal says how wide it is, tables have the room that they need."""
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _WIDE
+    return console
+
+
 def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     """A table with numbers to the right."""
     made = Table(title=title, title_justify="left")
@@ -73,3 +84,13 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     for row in rows:
         made.add_row(*row)
     return made
+
+
+def spread_table(found: Mapping[str, Mapping[str, float]]) -> Table:
+    """How metrics are spread over clients; see p2pfl.learn.spread."""
+    figures = dict.fromkeys(figure for values in found.values() for figure in values)
+    rows = [
+        [figure, *(f"{values[figure]:.4f}" if figure in values else "" for values in found.values())]
+        for figure in figures
+    ]
+    return table("over the clients, in the last round", ["", *found], rows)

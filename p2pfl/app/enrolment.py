@@ -170,7 +170,8 @@ def refuse_foreign_code(config: Config[Any], allowed: Collection[str]) -> None:
 def _callables(config: Config[Any]) -> tuple[tuple[str, str], ...]:
     """The fields of a course that may name code."""
     model, train = config.model, config.train
-    return ("model.name", model.name), ("model.loss", model.loss), ("train.function", train.function)
+    own = (("metrics.own", path) for path in config.metrics.own)
+    return ("model.name", model.name), ("model.loss", model.loss), ("train.function", train.function), *own
 
 
 def _is_local(config: Config[Any]) -> bool:

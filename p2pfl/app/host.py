@@ -7,6 +7,7 @@ and code of models are always this host's own.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -23,8 +24,10 @@ from p2pfl.app.exits import Exit
 from p2pfl.app.node_options import LocalData, NodeOptions, host_command
 from p2pfl.app.run import RunFolder
 from p2pfl.app.station import Station, run_player
+from p2pfl.compute.meter import FlopMeter
 from p2pfl.courses.course import HoldsModel
 from p2pfl.courses.durable import RoundCommitted
+from p2pfl.courses.scores import ClientsEvaluated
 from p2pfl.learn.params import model_hash
 from p2pfl.node.events import Event, RoundEnded
 from p2pfl.node.node import Node
@@ -38,6 +41,7 @@ class Host:
     def __init__(self, options: NodeOptions, config: Config[Any] | None, data: LocalData) -> None:
         """Raises UserError for keys, trust and certificates that cannot work."""
         self._compute = make_compute(options.compute, auto="threads")
+        self._meter = FlopMeter()
         self._options = options
         self._config = config
         self._data = data
@@ -70,13 +74,14 @@ class Host:
         setup, seat, folder = enrolled.setup, enrolled.mark.seat, enrolled.folder
         self._station.probed.course = course_hash(setup.config)
         self._station.probed.model_bytes = 4 * setup.model.layout.numel  # float32
-        roles = setup.roles(seat, self._compute, journal=enrolled.journal)
+        roles = setup.roles(seat, self._meter.on(self._compute), journal=enrolled.journal)
         recording = _Recording(folder, self._display)
         node.observe(recording)
         node.add(enrolled.courier, *roles)
         node.dispatch.expecting = False
         await node.members.announce(seat=seat)
         self._display.line(f"seat {seat} of {setup.topology!r}")
+        began = time.monotonic()
         remembering = asyncio.create_task(remember(node, enrolled.mark, folder))
         try:
             await node.run()
@@ -84,10 +89,12 @@ class Host:
             remembering.cancel()
         for role in roles:
             if isinstance(role, HoldsModel):
-                self._report(node, enrolled, role.params, recording.metrics)
+                self._report(node, enrolled, role.params, recording.metrics, time.monotonic() - began)
         self._display.line(f"run folder {folder.path}")
 
-    def _report(self, node: Node, enrolled: Enrolled, params: Tensor, metrics: dict[str, float]) -> None:
+    def _report(
+        self, node: Node, enrolled: Enrolled, params: Tensor, metrics: dict[str, float], seconds: float
+    ) -> None:
         folder = enrolled.folder
         folder.model(enrolled.setup.model.layout, params)
         figures = {
@@ -97,6 +104,8 @@ class Host:
             "seat": node.seat,
             "peer_id": node.id,
             "metrics": metrics,
+            "seconds": seconds,
+            "train_flops": self._meter.flops,
             **asdict(node.statistics()),
         }
         folder.report(figures)
@@ -114,6 +123,8 @@ class _Recording:
 
     def push(self, event: Event) -> None:
         self.folder.log(str(event))
+        if isinstance(event, ClientsEvaluated):
+            self.folder.clients(event.round, event.clients)
         if isinstance(event, RoundEnded):
             self.metrics = event.metrics or self.metrics
             self.folder.metrics(**asdict(event))

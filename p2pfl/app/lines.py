@@ -1,12 +1,15 @@
-"""A file that grows by lines. A full disk loses some, says so, and ends nothing."""
+"""A file that grows by lines. A full disk loses some, says so, and ends nothing; who reads it passes over torn ones."""
 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["Lines"]
+import orjson
+
+__all__ = ["Lines", "rows_of"]
 
 log = logging.getLogger("p2pfl.app")
 
@@ -51,3 +54,14 @@ class Lines:
 
     def __repr__(self) -> str:
         return f"<Lines of {self.path}>"
+
+
+def rows_of(content: bytes) -> list[dict[str, Any]]:
+    """The objects of a file of rounds, a line each, but for lines that are torn, or have rotted."""
+    found = []
+    for line in content.splitlines():
+        with suppress(orjson.JSONDecodeError):
+            row = orjson.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("round"), int):
+                found.append(row)
+    return found

@@ -3,6 +3,7 @@
 runs/fedavg-1a2b3c-20260102-030405/
     course.json          what was run, with all defaults; `p2pfl simulate` takes it back
     metrics.jsonl        one object per round
+    clients.jsonl        one object per client and evaluation, if `metrics.clients` has `each`
     log.txt              one line per event
     checkpoint.safetensors    of a simulation: the last checkpoint, if any were asked for; `--resume` goes on from it
     run.json             of a host: which run, which node, which seat; the same command goes on with it
@@ -15,8 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,15 +29,15 @@ from torch import Tensor
 
 from p2pfl.app.checkpoint import CHECKPOINT
 from p2pfl.app.config import Config, course_hash, to_mapping
-from p2pfl.app.lines import Lines
+from p2pfl.app.lines import Lines, rows_of
 from p2pfl.errors import ConfigError, JournalError
 from p2pfl.journal.ledger import LEDGER
 from p2pfl.learn.params import Layout, model_hash
 
 __all__ = ["RunFolder", "RunMark", "unfinished"]
 
-_MARK, _REPORT, _LOG = "run.json", "report.json", "log.txt"
-_OF_A_RUN = (CHECKPOINT, "model.safetensors", _MARK, _REPORT, f"{LEDGER}*", "round-*", "kept-*")
+_MARK, _REPORT, _LOG, _CLIENTS = "run.json", "report.json", "log.txt", "clients.jsonl"
+_OF_A_RUN = (CHECKPOINT, "model.safetensors", _MARK, _REPORT, _CLIENTS, f"{LEDGER}*", "round-*", "kept-*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +119,12 @@ class RunFolder:
         folder = cls.__new__(cls)
         folder.path = path
         try:
-            rows = _rows((path / "metrics.jsonl").read_bytes())
+            rows = rows_of((path / "metrics.jsonl").read_bytes())
             folder.earlier = [row for row in rows if row["round"] <= rounds]
-            folder._write("metrics.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in folder.earlier))
+            folder._write("metrics.jsonl", _lines(folder.earlier))
+            if (path / _CLIENTS).exists():
+                rows = rows_of((path / _CLIENTS).read_bytes())
+                folder._write(_CLIENTS, _lines(row for row in rows if row["round"] <= rounds))
             folder._open("a")
         except (OSError, JournalError) as error:
             raise folder._unwritable(error) from error
@@ -129,6 +132,7 @@ class RunFolder:
 
     def _open(self, mode: Literal["w", "a"]) -> None:
         self._metrics = Lines(self.path / "metrics.jsonl", mode)
+        self._clients: Lines | None = None  # few runs have any
         self._log = Lines(self.path / _LOG, mode)
         fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # to the end of the process: it is ours
 
@@ -138,6 +142,13 @@ class RunFolder:
     def metrics(self, **row: object) -> None:
         """One line of metrics.jsonl."""
         self._metrics.add(orjson.dumps(row).decode())
+
+    def clients(self, round: int, found: Mapping[int, Mapping[str, float]]) -> None:
+        """A line of clients.jsonl for each client: what it has found after a round, by its seat."""
+        if self._clients is None:
+            self._clients = Lines(self.path / _CLIENTS, "a")
+        for seat, metrics in found.items():
+            self._clients.add(orjson.dumps({"round": round, "seat": seat, **metrics}).decode())
 
     def log(self, line: str) -> None:
         """One line of log.txt, with the time of day."""
@@ -171,21 +182,16 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._metrics.close()
-        self._log.close()
+        for lines in (self._metrics, self._log, self._clients):
+            if lines is not None:
+                lines.close()
 
     def __repr__(self) -> str:
         return f"<RunFolder {self.path}>"
 
 
-def _rows(content: bytes) -> list[dict[str, Any]]:
-    found = []
-    for line in content.splitlines():
-        with suppress(orjson.JSONDecodeError):
-            row = orjson.loads(line)
-            if isinstance(row, dict) and isinstance(row.get("round"), int):
-                found.append(row)
-    return found
+def _lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    return b"".join(orjson.dumps(row) + b"\n" for row in rows)
 
 
 def _fresh(base: Path, name: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,17 +19,20 @@ from p2pfl.app.build import Setup, prepare, topology_notes
 from p2pfl.app.checkpoint import Checkpoint, Standing
 from p2pfl.app.computes import ComputeOptions, make_compute
 from p2pfl.app.config import Config, course_hash, load_config
-from p2pfl.app.console import Display, table
+from p2pfl.app.console import Display, spread_table, table
 from p2pfl.app.options import parse_options
 from p2pfl.app.profile import Profile, profile_table, profiling
 from p2pfl.app.run import RunFolder
 from p2pfl.app.savings import savings
 from p2pfl.compute.cohort import Cohort
 from p2pfl.compute.job import Compute
+from p2pfl.compute.meter import FlopMeter
 from p2pfl.compute.processes import Processes
 from p2pfl.courses.course import HoldsModel, Resumes
+from p2pfl.courses.scores import ClientsEvaluated
 from p2pfl.errors import require
 from p2pfl.learn.params import model_hash
+from p2pfl.learn.spread import spread_names, spreads
 from p2pfl.node.events import CourseEnded, Event, UpdateMissing
 from p2pfl.sim.availability import Availability
 from p2pfl.sim.loop import run_virtual
@@ -78,6 +81,7 @@ class Outcome:
     virtual_seconds: float
     down_bytes: int = 0  # of all these, what the coordinator has sent, and what it has received
     up_bytes: int = 0
+    train_flops: float | None = None  # that all nodes together have trained with, as far as that can be told
 
 
 def simulate_command(arguments: list[str]) -> int:
@@ -161,6 +165,7 @@ def _figures(setup: Setup, outcome: Outcome, seconds: float) -> dict[str, object
         "bytes": outcome.bytes,
         "down_bytes": outcome.down_bytes,
         "up_bytes": outcome.up_bytes,
+        "train_flops": outcome.train_flops,
         **savings(setup, sum(done.participants for done in outcome.rounds)),
         "packets": outcome.packets,
         "virtual_seconds": outcome.virtual_seconds,
@@ -203,6 +208,7 @@ def simulate(
         standing.seconds,
         standing.down_bytes,
         standing.up_bytes,
+        standing.flops,
     )
 
 
@@ -224,9 +230,10 @@ class _Stretch:
         """The rounds, the models that were held in the end, and where the run then stands."""
         setup, before = self.setup, start.standing
         stop = before.round + before.every if before.every else None
+        meter = FlopMeter(before.flops)
 
         def roles(seat: int, compute: Compute) -> tuple[object, ...]:
-            played = setup.roles(seat, compute, stop)
+            played = setup.roles(seat, meter.on(compute), stop)
             if seat in start.roles:
                 resuming = (role for role in played if isinstance(role, Resumes))
                 for role, state in zip(resuming, start.roles[seat], strict=True):
@@ -247,7 +254,7 @@ class _Stretch:
             sorted(set(range(n)).difference(setup.shards)),
         )
         expected = 1 if self.coordinated or setup.course.rotates else setup.topology.n
-        recorder = Recorder(world.wire, expected, self.ended, self.told, before.bytes)
+        recorder = Recorder(world.wire, expected, self.ended, self.told, before.bytes, config.metrics)
         clock = [before.seconds]
 
         def observe(seconds: float, seat: int, event: Event) -> None:
@@ -266,6 +273,7 @@ class _Stretch:
             packets=before.packets + world.wire.packets,
             bytes=before.bytes + world.wire.bytes,
             missing=before.missing + recorder.missing,
+            flops=meter.flops,
             trace=_chained(before.trace, world.wire.trace),
         )
         states = {
@@ -283,14 +291,22 @@ def _chained(before: str, trace: str) -> str:
 def _show_round(display: Display, folder: RunFolder, done: Round) -> None:
     folder.metrics(**asdict(done))
     display.row("round", **asdict(done))
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in done.metrics.items())
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in _brief(done.metrics).items())
     display.line(f"round {done.round:4d}  {done.virtual_seconds:10.2f} s  {done.bytes / 1e6:9.2f} MB  {shown}")
     display.step(done.round, f"round {done.round}")
+
+
+def _brief(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Without how they are spread over the clients, which has a table of its own."""
+    spread = spread_names(metrics)
+    return {name: value for name, value in metrics.items() if name not in spread}
 
 
 def _told(display: Display, folder: RunFolder) -> Observer:
     def told(seconds: float, seat: int, event: Event) -> None:
         folder.log(f"{seconds:.6f} seat {seat}: {event}")
+        if isinstance(event, ClientsEvaluated):
+            folder.clients(event.round, event.clients)
         if isinstance(event, UpdateMissing) or (isinstance(event, CourseEnded) and seat == 0):
             display.line(f"{seconds:.2f} s  seat {seat}: {event}")
 
@@ -303,7 +319,7 @@ def _show_end(display: Display, outcome: Outcome, figures: dict[str, Any], folde
         display.row("profile", **profiled)
         display.table(profile_table(profiled))
     display.row("report", **figures, folder=str(folder.path))
-    names = sorted({name for done in outcome.rounds for name in done.metrics})
+    names = sorted({name for done in outcome.rounds for name in _brief(done.metrics)})
     shown = outcome.rounds if len(outcome.rounds) <= 12 else [*outcome.rounds[:3], *outcome.rounds[-8:]]
     rows = [
         [str(done.round), f"{done.virtual_seconds:.2f}", f"{done.bytes / 1e6:.2f}"]
@@ -311,6 +327,8 @@ def _show_end(display: Display, outcome: Outcome, figures: dict[str, Any], folde
         for done in shown
     ]
     display.table(table("report", ["round", "virtual s", "MB", *names], rows))
+    if found := spreads(outcome.rounds[-1].metrics if outcome.rounds else {}):
+        display.table(spread_table(found))
     reached: dict[str, float] = figures["seconds_to_accuracy"]
     if reached:
         display.line("accuracy " + ", ".join(f"{level} after {at:.2f} s" for level, at in reached.items()))

@@ -22,7 +22,7 @@ from p2pfl.journal.journal import Journal
 from p2pfl.learn.data import Dataset, Shard, load_dataset
 from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.partition import partition
-from p2pfl.learn.specs import DataSpec, ModelSpec, PartitionSpec, TrainSpec
+from p2pfl.learn.specs import DataSpec, MetricsSpec, ModelSpec, PartitionSpec, TrainSpec
 from p2pfl.node.settings import NodeSettings
 from p2pfl.sim.checkers import Evidence, Violation, check
 from p2pfl.sim.devices import DeviceSpec
@@ -74,6 +74,7 @@ class Trial:
     topology: AnySchedule
     invariants: tuple[str, ...]
     dataset: Dataset = field(default_factory=_digits)
+    metrics: MetricsSpec = field(default_factory=MetricsSpec)
 
     def __post_init__(self) -> None:
         """Raises ConfigError where the course cannot run on the topology."""
@@ -158,7 +159,8 @@ class Trial:
 
     def _roles(self, seat: int, compute: Compute, journal: Journal) -> tuple[object, ...]:
         """As a host makes them: where the journal knows of rounds, they go on from there."""
-        learner = Learner(seat, 0, self._model, TrainSpec(), compute, self._shards.get(seat), None, self.dataset.test)
+        shard, test = self._shards.get(seat), self.dataset.test
+        learner = Learner(seat, 0, self._model, TrainSpec(), compute, shard, None, test, metrics=self.metrics)
         roles = self.course.play(Place(seat, self.topology, learner, self.settings, None, journal))
         if (commit := journal.last()) is not None:
             for role in roles:

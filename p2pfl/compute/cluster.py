@@ -170,6 +170,7 @@ class _Order:
     training: tuple[TrainSpec, int, int] | None  # spec, seed, round; None: evaluate
     drift: int | None = None
     memory: int | None = None
+    own: tuple[str, ...] = ()  # the user's own metrics, for an evaluation
 
 
 class _Remote:
@@ -210,7 +211,7 @@ class _Remote:
         model, dataset = self._number(job.model, shard.dataset), self._number(shard.dataset, shard.dataset)
         order = _Order(model, dataset, shard.indices.numpy(), shard.shift, place(job.params), None)
         if not isinstance(job, FitJob):
-            return order
+            return replace(order, own=job.own)
         drift, memory = (None if vector is None else place(vector) for vector in (job.drift, job.memory))
         return replace(order, training=(job.spec, job.seed, job.round), drift=drift, memory=memory)
 
@@ -282,7 +283,7 @@ class _Actor:
         model, params = self._known[order.model], vectors[order.params]
         shard = Shard(self._known[order.dataset], _tensor(order.rows), order.shift)
         if order.training is None:
-            return EvaluateJob(params, model, shard)
+            return EvaluateJob(params, model, shard, order.own)
         drift, memory = (None if place is None else vectors[place] for place in (order.drift, order.memory))
         return FitJob(params, model, shard, *order.training, drift, memory)
 

@@ -232,6 +232,7 @@ class _Entry(msgspec.Struct, array_like=True):
     shift: Shift | None
     params: int
     training: _Training | None  # None: an evaluation
+    own: tuple[str, ...]  # the user's own metrics, for an evaluation
 
 
 class _Order(msgspec.Struct, array_like=True):
@@ -251,6 +252,7 @@ class _Evaluated(msgspec.Struct, array_like=True, tag=True):
     loss: float
     accuracy: float | None
     num_examples: int
+    own: dict[str, float]
 
 
 def _order(parcel: _Parcel, numbers: Mapping[Thing, int], arena: Arena) -> _Order:
@@ -280,7 +282,8 @@ def _order(parcel: _Parcel, numbers: Mapping[Thing, int], arena: Arena) -> _Orde
     def entry(job: Portable) -> _Entry:
         shard = job.shard
         model, dataset = numbers[job.model], numbers[shard.dataset]
-        return _Entry(model, dataset, len(shard), shard.shift, put(job.params), training(job))
+        own = job.own if isinstance(job, EvaluateJob) else ()
+        return _Entry(model, dataset, len(shard), shard.shift, put(job.params), training(job), own)
 
     entries = [entry(job) for job in parcel.jobs]
     return _Order([spec for _, spec in specs.values()], arena.offset(rows), entries)
@@ -291,7 +294,7 @@ def _opened(answer: _Trained | _Evaluated | Failure, result: _Result | None) -> 
         return answer.error
     if result is None or isinstance(answer, _Evaluated):
         assert isinstance(answer, _Evaluated)
-        return Evaluation(answer.loss, answer.accuracy, answer.num_examples)
+        return Evaluation(answer.loss, answer.accuracy, answer.num_examples, answer.own)
     memory = result.memory if result.memory is None or answer.remembers else result.memory[:0]
     return FitResult(result.params, answer.num_examples, answer.loss, answer.steps, memory)
 
@@ -326,7 +329,7 @@ def _jobs(order: _Order, arena: Arena, things: Sequence[Any]) -> list[Portable]:
         numel = model.layout.numel
         params, shard = arena.view(entry.params, numel), Shard(things[entry.dataset], indices, entry.shift)
         if training is None:
-            jobs.append(EvaluateJob(params, model, shard))
+            jobs.append(EvaluateJob(params, model, shard, entry.own))
             continue
         drift = None if training.drift is None else arena.view(training.drift, numel)
         memory = None if training.memory is None else arena.view(training.memory.given, training.memory.count)
@@ -339,7 +342,7 @@ def _sealed(found: Outcome, entry: _Entry, arena: Arena) -> _Trained | _Evaluate
     if isinstance(found, Exception):
         return Failure.of(found)
     if isinstance(found, Evaluation):
-        return _Evaluated(found.loss, found.accuracy, found.num_examples)
+        return _Evaluated(found.loss, found.accuracy, found.num_examples, dict(found.own))
     assert entry.training is not None, "what is trained is to be trained"
     arena.view(entry.training.result, len(found.params)).copy_(found.params)
     remembers = found.memory is not None and len(found.memory) > 0

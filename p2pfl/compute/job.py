@@ -60,11 +60,12 @@ class FitJob(Fit):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EvaluateJob:
-    """Loss and accuracy of a vector on a shard."""
+    """Loss and accuracy of a vector on a shard, and metrics of the user's own."""
 
     params: Tensor
     model: Model
     shard: Shard
+    own: tuple[str, ...] = ()  # see MetricsSpec
 
     @property
     def examples(self) -> int:
@@ -75,7 +76,7 @@ class EvaluateJob:
         return 0
 
     def __call__(self) -> Evaluation:
-        return evaluate(self.params, self.model, self.shard)
+        return evaluate(self.params, self.model, self.shard, own=self.own)
 
 
 class Compute(Protocol):

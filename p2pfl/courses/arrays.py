@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from p2pfl.compute.daemons import Daemons
-from p2pfl.courses.messages import MODEL, Evaluate, Finish, Finished, Score, Train, Update, number
+from p2pfl.courses.messages import MODEL, Evaluate, Finish, Finished, Rating, Score, Train, Update, number
 from p2pfl.courses.seeds import seed_of
 from p2pfl.errors import ComputeError, ConfigError, P2pflError, RemoteProtocolError
 from p2pfl.learn.arrays import ArrayLayout, Floats
@@ -116,9 +116,11 @@ class ArrayTrainer:
     async def evaluate(self, ask: Evaluate, peer: Peer) -> Score:
         require_seat(peer, self._server)
         if self._score is None:
-            return Score(None, None, 0)
+            return Score(Rating({}, 0), {})
         loss, accuracy, count = await self._on_thread(self._score, self._layout.views(self._vector(ask.params)))
-        return Score(number(loss), number(accuracy), operator.index(count))
+        found = {"accuracy": number(accuracy), "loss": number(loss)}
+        told = {name: value for name, value in found.items() if value is not None}
+        return Score(Rating(told, operator.index(count)), {})
 
     @Finish.handler
     async def finish(self, ask: Finish, peer: Peer) -> Finished:

@@ -92,7 +92,7 @@ class Pooling(Training):
 
 def _local(learner: Learner, _: LocalSettings) -> Rule:
     nothing = Parts(learner.model, params=_NOTHING)
-    return Rule(nothing, nothing, Holding, Alone)
+    return Rule(nothing, nothing, Holding, Alone, comparable=False)
 
 
 def _pooled(learner: Learner, _: PooledSettings) -> Rule:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from p2pfl.courses.course import RoleState, as_tensor
 from p2pfl.courses.learner import Learner, seed_of
+from p2pfl.courses.messages import MODEL
 from p2pfl.courses.parts import Parts
 from p2pfl.courses.rules import Central, Local, Rule, Trained
 from p2pfl.errors import RemoteProtocolError, require
@@ -41,7 +42,6 @@ __all__ = ["Coded", "Squeezed", "compressed"]
 Pipeline = Callable[[int, Layout | None], Transform]
 """For vectors of a length, and with the layout that they have, where it is known."""
 
-_MODEL = "params"
 _CODEC = "codec."  # before the names of what a pipeline remembers
 _PACKED = "packed"
 _KNOWN = "codec.known"
@@ -199,7 +199,7 @@ def _packed(length: int) -> Schema:
 
 def _pieces(plain: Parts, model: Model, pipeline: Pipeline) -> Iterator[_Piece]:
     """Parts as long as that of the model are encoded, but for running statistics, which must not change their sign."""
-    layout, whole = model.layout, plain.sizes[_MODEL]
+    layout, whole = model.layout, plain.sizes[MODEL]
     require(
         whole == layout.numel or layout.trainable == len(layout.entries),
         "compress: only a part of the model is sent, and the model has running statistics, which must stay exact; "
@@ -239,7 +239,7 @@ class _Codec:
         self._first = torch.empty(0)  # what all know that the server's half sends at first
         if isinstance(self.down, Coded):
             self._first = self.down.of_coded(rule.central().broadcast(model.initial, 0))
-        alike = rule.up.sizes[_MODEL] == rule.down.sizes[_MODEL] and not rule.relative
+        alike = rule.up.sizes[MODEL] == rule.down.sizes[MODEL] and not rule.relative
         self._shared = self.up.coded if isinstance(self.up, Coded) and alike else 0
 
     def reference(self, received: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from p2pfl.learn.entropy import Tally
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.schedule import Schedule
 
-__all__ = ["Course", "HoldsModel", "Place", "Resumes", "RoleState", "as_tensor"]
+__all__ = ["Course", "HoldsModel", "Place", "Resumes", "RoleState", "as_tensor", "below", "prefixed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,16 @@ def as_tensor(value: Tensor | int | float | str) -> Tensor:
     """An entry of a state that is a tensor."""
     assert isinstance(value, Tensor), f"a tensor was kept here, not {value!r}"
     return value
+
+
+def prefixed(prefix: str, state: RoleState) -> RoleState:
+    """The state of a part of a role, with names that other parts do not have."""
+    return {prefix + name: value for name, value in state.items()}
+
+
+def below(prefix: str, state: RoleState) -> RoleState:
+    """The state of that part, of that of the whole role."""
+    return {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
 
 
 @runtime_checkable

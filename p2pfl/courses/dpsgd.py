@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
+from p2pfl.courses.diagnosis import diagnosed
 from p2pfl.courses.gossip import (
     Gossiping,
     GossipSettings,
@@ -39,7 +40,7 @@ from p2pfl.courses.parts import Parts
 from p2pfl.courses.private import keeping
 from p2pfl.courses.steps import Adapt, Combine, Steps
 from p2pfl.courses.watch import Watch
-from p2pfl.errors import ConfigError, RemoteProtocolError
+from p2pfl.errors import ConfigError, RemoteProtocolError, require
 from p2pfl.journal.journal import Journal
 from p2pfl.learn.params import is_finite
 from p2pfl.node.connection import Connection
@@ -85,6 +86,11 @@ class MixingSettings(GossipSettings):
     def is_personal(self) -> bool:
         return bool(self.private)
 
+    @property
+    def is_diagnosed(self) -> bool:
+        """Whether it is told how alike the vectors are that a node mixes: where these are models."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class DpsgdSettings(MixingSettings):
@@ -100,13 +106,22 @@ class DpsgdSettings(MixingSettings):
     signed: bool = False
     """Whether models are signed, and nodes compare who signed what: who gives two models in one round is banned for a
     day. In each round 400 bytes of each node reach every other: it is meant for up to some hundreds of nodes."""
+    diagnose: bool = False
+    """Tell, where a node evaluates, how alike the models are that it mixes, as differences to its own of before:
+    dissimilarity, gradient diversity, norm, distance to their mean."""
 
     def __post_init__(self) -> None:
         MixingSettings.__post_init__(self)
+        whole = not (self.diagnose and self.private)
+        require(whole, "course.diagnose compares whole models, and course.private keeps parts; leave one of them out")
         if self.order not in ("adapt", "combine"):
             raise ConfigError(f"course.order is {self.order!r}; it must be one of adapt, combine")
         if self.missing not in ("self", "renormalise"):
             raise ConfigError(f"course.missing is {self.missing!r}; it must be one of self, renormalise")
+
+    @property
+    def is_diagnosed(self) -> bool:
+        return self.diagnose
 
 
 class Model(Message):
@@ -193,6 +208,8 @@ class Mixer(Gossiping):
         due = self._settings.is_due(self._learner.seat, round)
         distance = steps.distance(shared, heard) if due else None
         metrics = await self._settings.measure(self._learner, self.params, round, fitted, distance)
+        if due and self._settings.is_diagnosed:
+            metrics |= diagnosed(before, (shared, *heard.values()))
         await self._durable.commit(node, self._round, self.state(), metrics)
         node.emit(RoundEnded(round + 1, len(heard) + 1, metrics))
 

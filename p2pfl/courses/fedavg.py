@@ -10,7 +10,6 @@ Deviation: a cohort is drawn from the clients that are linked at the start of th
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,23 +19,25 @@ from torch import Tensor
 from p2pfl.council.council import Council
 from p2pfl.courses.best import Best
 from p2pfl.courses.coded import compressed
-from p2pfl.courses.course import Course, Place, RoleState, as_tensor
+from p2pfl.courses.course import Course, Place, RoleState, as_tensor, below, prefixed
+from p2pfl.courses.diagnosis import Diagnosis
 from p2pfl.courses.durable import Durable
 from p2pfl.courses.elected import Member
 from p2pfl.courses.finetune import tuned
+from p2pfl.courses.goal import BETTER, Goal
 from p2pfl.courses.learner import Learner
-from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Update, number
-from p2pfl.courses.outbox import Outbox, score
+from p2pfl.courses.messages import Finish, Train, number
 from p2pfl.courses.rounds import Clients, Collected, RoundRules
-from p2pfl.courses.rules import Rule, Training, averaging
+from p2pfl.courses.rules import Rule, averaging
 from p2pfl.courses.samplers import SAMPLERS, SamplerSpec
+from p2pfl.courses.scores import BY_CLIENTS
+from p2pfl.courses.trainer import Trainer
 from p2pfl.errors import CourseError, require
 from p2pfl.journal.certificate import Certificate
 from p2pfl.journal.journal import Journal
 from p2pfl.learn.specs import TrainSpec
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted
 from p2pfl.node.node import Node
-from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
 from p2pfl.wire.tensor import Tensors
 
@@ -103,8 +104,18 @@ class FedAvgSettings:
     """Stop after so many evaluations without a better one; 0: never."""
     target_accuracy: float = 0.0
     """Stop as soon as this accuracy is reached; 0: never."""
+    target: float = 0.0
+    """Stop as soon as the metric `best_by` reaches this; 0: never."""
     keep: str = "last"
-    """The course's result: the model of the `last` round, or the `best` by accuracy (by loss, if there is none)."""
+    """The course's result: the model of the `last` round, or the `best`."""
+    best_by: str = ""
+    """The metric that `keep`, `patience` and `target` judge by, any that a round tells; empty: accuracy, or loss if
+    there is none."""
+    best_is: str = "auto"
+    """The best is the `highest` or the `lowest`; `auto`: of a loss the lowest, of all else the highest."""
+    diagnose: bool = False
+    """Tell of each round how alike the updates are: dissimilarity, gradient diversity, norm, distance to their mean. It
+    costs a pass over each update."""
 
     def __post_init__(self) -> None:
         for name in ("rounds", "evaluate_every", "most_examples", "candidates", "groups"):
@@ -119,12 +130,20 @@ class FedAvgSettings:
             require(value in choices, f"course.{name} is {value!r}; it must be one of {', '.join(choices)}")
         idle = self.unseen > 0 and self.evaluate not in ("clients", "both")
         require(not idle, "course.unseen is set, and clients are not evaluated; set course.evaluate to clients or both")
+        aimless = bool(self.target) and not self.best_by
+        require(not aimless, f"course.target is {self.target}; name the metric that is to reach it in course.best_by")
+        unheard = self.best_by.startswith(BY_CLIENTS) and self.evaluate not in ("clients", "both")
+        require(not unheard, f"course.best_by is {self.best_by!r}; set course.evaluate to clients or both")
         if self.coordinator == "elect":
             for name, only in _ELECTED.items():
                 value = getattr(self, name)
                 require(
                     value in only, f"course.{name} is {value!r}; with course.coordinator = 'elect' it must be {only}"
                 )
+
+    @property
+    def aim(self) -> Goal:
+        return Goal(self.best_by, self.best_is, self.patience, self.target, self.target_accuracy)
 
     @property
     def hears_all(self) -> bool:
@@ -165,6 +184,7 @@ _CHOICES = {
     "coordinator": ("fixed", "elect"),
     "evaluate": ("server", "clients", "both", "none"),
     "keep": ("last", "best"),
+    "best_is": BETTER,
 }
 _ELECTED = {
     "keep": ("last",),
@@ -200,7 +220,7 @@ class Leader:
         self._settings = settings
         self._durable = durable
         self._clients = clients
-        self._best = Best(settings.patience, settings.target_accuracy)
+        self._best = Best(settings.aim)
 
     @property
     def rule(self) -> Rule:
@@ -217,7 +237,8 @@ class Leader:
         """Have a cohort train, and make the next model of it."""
         cohort = await self._clients.cohort(node, round)
         node.emit(RoundStarted(round + 1, len(cohort)))
-        collected = await self._clients.train(node, cohort, self._ask(round))
+        ask = self._ask(round)
+        collected = await self._clients.train(node, cohort, ask, self._diagnosis(ask))
         if collected.mean is not None:
             share = collected.count / self._clients.total
             self.params = self._central.absorb(self.params, collected.mean, share, round)
@@ -229,11 +250,18 @@ class Leader:
     def _ask(self, round: int) -> Train:
         return Train(round, self._rule.down.tensors(self._central.broadcast(self.params, round)))
 
+    def _diagnosis(self, ask: Train) -> Diagnosis | None:
+        """Of the updates that this will bring, if that is wanted."""
+        return self._rule.diagnosis(ask.params) if self._settings.diagnose else None
+
     async def _play_round(self, node: Node, round: int) -> None:
         collected = await self._collect(node, round)
         self._updates += collected.count
-        found = {"train_loss": collected.loss, **collected.metrics, **await self._evaluate(node, round)}
+        evaluated = await self._evaluate(node, round)
+        found = {"train_loss": collected.loss, **collected.metrics, **evaluated}
         metrics = {name: value for name, value in found.items() if value is not None and number(value) is not None}
+        if evaluated:
+            self._settings.aim.check(metrics)
         self._best.note(self.params, metrics)
         certificate = await self._certificate(node, round, collected)
         self._round = round + 1
@@ -244,19 +272,13 @@ class Leader:
     def _ended(self) -> str:
         return f"all {self._round} rounds are done" if self._round == self._settings.rounds else ""
 
-    async def _evaluate(self, node: Node, round: int) -> dict[str, float | None]:
+    async def _evaluate(self, node: Node, round: int) -> dict[str, float]:
         """What is measured after a round, if it is time to measure."""
-        found: dict[str, float | None] = {}
+        found: dict[str, float] = {}
         if self._is_due(round, "server") and self._learner.test is not None:
-            evaluation = await self._learner.evaluate(self.params, self._learner.test)
-            found |= {"accuracy": evaluation.accuracy, "loss": evaluation.loss}
+            found |= (await self._learner.evaluate(self.params, self._learner.test)).figures
         if self._is_due(round, "clients"):
-            ask = Evaluate(round, self._serve())
-            scored = await self._clients.evaluate(node, ask)
-            found |= {"client_accuracy": scored.accuracy, "client_loss": scored.loss}
-            if self._clients.unseen:
-                scored = await self._clients.evaluate(node, ask, unseen=True)
-                found |= {"unseen_accuracy": scored.accuracy, "unseen_loss": scored.loss}
+            found |= await self._clients.figures(node, round, self._serve())
         return found
 
     def _is_due(self, round: int, where: str) -> bool:
@@ -272,8 +294,8 @@ class Leader:
 
     def state(self) -> RoleState:
         counts: RoleState = {"round": self._round, "updates": self._updates, "ended": self._reason}
-        central = _prefixed(_CENTRAL, self._central.state())
-        sampler = _prefixed(_SAMPLER, self._clients.sampler.state())
+        central = prefixed(_CENTRAL, self._central.state())
+        sampler = prefixed(_SAMPLER, self._clients.sampler.state())
         return {"params": self.params, **counts, **self._best.state(), **central, **sampler}
 
     def resume(self, state: RoleState) -> None:
@@ -281,8 +303,8 @@ class Leader:
         self._round, self._updates = int(state["round"]), int(state["updates"])
         self._reason = str(state["ended"])
         self._best.resume(state)
-        self._central.resume(_below(_CENTRAL, state))
-        self._clients.sampler.resume(_below(_SAMPLER, state))
+        self._central.resume(below(_CENTRAL, state))
+        self._clients.sampler.resume(below(_SAMPLER, state))
 
 
 class Server(Leader):
@@ -355,63 +377,6 @@ class Candidate(Member):
         return Elected(self, term)
 
 
-class Trainer:
-    """A client: trains when its server asks it to, until the course is over."""
-
-    def __init__(self, learner: Learner, server: int, journal: Journal | None = None, rule: Rule | None = None) -> None:
-        """`server`: the seat that it obeys, and no other; `rule`: federated averaging if there is none."""
-        self.params: Tensor = learner.model.initial
-        self.server = server
-        self._learner = learner
-        self._rule = averaging(learner) if rule is None else rule
-        self._served = self._rule.served or learner.parts
-        self._final: Tensor = self.params  # what is served in the end, after so many rounds
-        self._rounds = 0
-        self._outbox = Outbox(learner, self._rule, Durable(journal))
-        self._over = asyncio.Event()
-
-    @property
-    def only_trains(self) -> bool:
-        """Whether all that it does in a round is to train from a model, and to send the model that this gives."""
-        whole = self._rule.down is self._rule.up is self._served is self._learner.parts
-        return whole and type(self._outbox.local) is Training
-
-    async def run(self, node: Node) -> None:
-        node.agree(self._served.schema, *self._rule.down.schemas, *self._rule.up.schemas)
-        try:
-            with node.waiting("the end of the course"):
-                await self._over.wait()
-        finally:
-            self._outbox.close()
-        learner = self._learner.at(self._rounds)
-        self.params = await self._outbox.local.personal(learner, self._final)  # the server waits no more
-
-    def state(self) -> RoleState:
-        """What its half remembers; nothing else of it lasts from round to round."""
-        return self._outbox.local.state()
-
-    def resume(self, state: RoleState) -> None:
-        if state:
-            self._outbox.local.resume(state)
-
-    @Train.handler
-    async def train(self, ask: Train, peer: Peer) -> Update:
-        require_seat(peer, self.server)
-        return await self._outbox.update(peer.node, ask.round, ask.params)
-
-    @Evaluate.handler
-    async def evaluate(self, ask: Evaluate, peer: Peer) -> Score:
-        require_seat(peer, self.server)
-        return await score(self._learner, self._outbox.local, self._served.vector(ask.params), ask.round)
-
-    @Finish.handler
-    async def finish(self, ask: Finish, peer: Peer) -> Finished:
-        require_seat(peer, self.server)
-        self._final, self._rounds = self._served.vector(ask.params), ask.rounds
-        self._over.set()
-        return Finished()
-
-
 def _play(place: Place) -> tuple[object, ...]:
     if place.settings.coordinator == "elect":
         require(place.stop is None, "--checkpoint-every does not go with course.coordinator = 'elect'; leave it out")
@@ -424,6 +389,10 @@ def _play(place: Place) -> tuple[object, ...]:
 def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[object, ...]:
     """The server, or a client, of a rule."""
     settings = place.settings
+    if settings.diagnose:
+        require(place.compress.plain, "course.diagnose does not go with [compress]; leave one of them out")
+        unlike = f"course.diagnose compares updates, and those of {settings.name} are of different things"
+        require(plain.comparable, f"{unlike}; leave it out")
     rule = compressed(
         tuned(plain, settings.finetuning(place.learner.train)), place.learner, place.compress, place.tally
     )
@@ -436,14 +405,6 @@ def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[obj
         return (Trainer(place.learner, 0, place.journal, rule),)
     clients = place.topology.union.neighbors(0)
     return (server(place.learner, settings, clients, place.stop, place.journal, rule),)
-
-
-def _prefixed(prefix: str, state: RoleState) -> RoleState:
-    return {prefix + name: value for name, value in state.items()}
-
-
-def _below(prefix: str, state: RoleState) -> RoleState:
-    return {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
 
 
 def _needs(topology: Topology) -> str | None:

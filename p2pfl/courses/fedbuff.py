@@ -126,6 +126,7 @@ class FedAsyncSettings(AsyncSettings):
     def __post_init__(self) -> None:
         AsyncSettings.__post_init__(self)
         require(0 < self.mixing <= 1, f"course.mixing is {self.mixing}; it must lie in (0, 1]")
+        require(not self.diagnose, "course.diagnose compares the updates of a round, of which fedasync has one each")
 
 
 _Heard = dict[int, int | None]  # whose answers came in a round: how old they were, or None if they were of no use
@@ -223,7 +224,7 @@ class AsyncServer(Server, ABC):
         """Take updates as they come, until there are enough, and make the next model of them."""
         pace, ask = self._settings.pace, self._ask(round)
         until = asyncio.get_running_loop().time() + pace.seconds
-        harvest, heard = Harvest(node, self._clients, range(pace.goal)), _Heard()
+        harvest, heard = Harvest(node, self._clients, range(pace.goal), self._diagnosis(ask)), _Heard()
         await self._ask_more(node, ask, heard)
         node.emit(RoundStarted(round + 1, len(self._at_work)))
         while self._at_work and harvest.mean.count < pace.goal:
@@ -298,7 +299,7 @@ class Adding(Training):
 
 
 def _additions(learner: Learner, _: FedBuffSettings) -> Rule:
-    return Rule(learner.parts, learner.parts, Averaging, Adding)
+    return Rule(learner.parts, learner.parts, Averaging, Adding, relative=True)
 
 
 def _models(learner: Learner, _: FedAsyncSettings) -> Rule:

@@ -116,7 +116,7 @@ def _shares(learner: Learner, classes: int) -> Tensor:
 def _fedproto(learner: Learner, settings: FedProtoSettings) -> Rule:
     model = prototyped(learner.model, settings.pull)
     parts = Parts(learner.model, params=model.classes * model.width, classes=model.classes)
-    return Rule(parts, parts, lambda: Meeting(model.classes, model.width), lambda: Showing(model))
+    return Rule(parts, parts, lambda: Meeting(model.classes, model.width), lambda: Showing(model), comparable=False)
 
 
 FEDPROTO = starred("fedproto", FedProtoSettings, _fedproto, remembers=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 from p2pfl.courses.durable import Durable
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import number
+from p2pfl.courses.scores import CLIENT
 from p2pfl.errors import (
     ComputeError,
     ConfigError,
@@ -65,7 +66,10 @@ class GossipSettings:
     rounds: int = 30
     """How often each node trains and averages."""
     evaluate_every: int = 1
-    """Rounds between two evaluations on the test part."""
+    """Rounds between two evaluations."""
+    evaluate: str = "test"
+    """Each node evaluates its own model on the `test` part; as `clients` do, on the examples that it holds out, or on
+    all of its own if it holds none out; on `both`; or on `none`."""
     evaluators: int = -1
     """The first so many seats evaluate; -1: all."""
     rejoin_seconds: float = 30.0
@@ -76,6 +80,9 @@ class GossipSettings:
         for name in ("rounds", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"course.{name} is {getattr(self, name)}; it must be at least 1")
+        choices = ("test", "clients", "both", "none")
+        sentence = f"course.evaluate is {self.evaluate!r}; it must be one of {', '.join(choices)}"
+        require(self.evaluate in choices, sentence)
 
     @property
     def is_personal(self) -> bool:
@@ -92,14 +99,15 @@ class GossipSettings:
     ) -> dict[str, float]:
         """The metrics of one node after a round (from 0). `fitted` is None where it has not trained."""
         found = {"train_loss": None if fitted is None else number(fitted.loss), "consensus_distance": number(distance)}
-        if self.is_due(learner.seat, round) and learner.test is not None:
-            evaluation = await learner.evaluate(params, learner.test)
-            found |= {"accuracy": evaluation.accuracy, "loss": number(evaluation.loss)}
-        own = learner.validation or learner.shard
-        if self.is_personal and self.is_due(learner.seat, round) and own is not None:
-            evaluation = await learner.evaluate(params, own)
-            found |= {"own_accuracy": evaluation.accuracy, "own_loss": number(evaluation.loss)}
-        return {name: value for name, value in found.items() if value is not None}
+        told = {name: value for name, value in found.items() if value is not None}
+        if not self.is_due(learner.seat, round):
+            return told
+        if self.evaluate in ("test", "both") and learner.test is not None:
+            told |= (await learner.evaluate(params, learner.test)).figures
+        if self.is_personal or self.evaluate in ("clients", "both"):
+            own = (await learner.evaluate(params, learner.at(round).measured)).figures
+            told |= {f"{CLIENT}{name}": value for name, value in own.items()}
+        return told
 
 
 class Training:

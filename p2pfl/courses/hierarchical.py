@@ -96,7 +96,8 @@ class Edge:
 
     @Evaluate.handler
     async def evaluate(self, ask: Evaluate, peer: Peer) -> Score:
-        return await self._clients.evaluate(await self._obey(peer), ask)
+        scores = await self._clients.evaluate(await self._obey(peer), ask)
+        return scores.merged(each=ask.each)
 
     @Finish.handler
     async def finish(self, ask: Finish, peer: Peer) -> Finished:

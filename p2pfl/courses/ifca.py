@@ -109,7 +109,7 @@ class Choosing(Training):
     async def _nearest(learner: Learner, models: Sequence[Tensor]) -> int:
         """That with the lowest loss on what we train on; the first of equals, or where there is nothing."""
         assert learner.shard is not None, "only seats with examples choose"
-        losses = [(await learner.evaluate(model, learner.shard)).loss for model in models]
+        losses = [(await learner.evaluate(model, learner.shard, own=False)).loss for model in models]
         return min(range(len(losses)), key=losses.__getitem__)
 
 
@@ -131,7 +131,7 @@ def _ifca(learner: Learner, settings: IfcaSettings) -> Rule:
     count = settings.clusters
     models, down = beginnings(learner, count), Parts(learner.model, params=count * learner.model.layout.numel)
     up = Chosen(learner.model, count)
-    return Rule(down, up, lambda: Clustering(models), lambda: Choosing(count), served=down)
+    return Rule(down, up, lambda: Clustering(models), lambda: Choosing(count), served=down, comparable=False)
 
 
 IFCA = starred("ifca", IfcaSettings, _ifca, compresses=False)

@@ -15,13 +15,14 @@ from p2pfl.learn.data import Shard
 from p2pfl.learn.evaluate import Evaluation
 from p2pfl.learn.model import Model
 from p2pfl.learn.params import model_hash
-from p2pfl.learn.specs import TrainSpec
+from p2pfl.learn.specs import MetricsSpec, TrainSpec
 from p2pfl.learn.train import FitResult
 from p2pfl.wire.tensor import Schema, Tensors
 
-__all__ = ["Learner", "seed_of"]
+__all__ = ["LARGE", "Learner", "seed_of"]
 
-_LARGE = 1 << 18  # numbers, which take a millisecond to hash
+LARGE = 1 << 18
+"""So many numbers take about a millisecond to look at: more of them are looked at on another thread."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,11 +38,19 @@ class Learner:
     validation: Shard | None = None  # examples of this seat that it does not train on
     test: Shard | None = None  # the course's test part, where this seat has it
     own_test: Shard | None = None  # this seat's share of it, where it is dealt
+    metrics: MetricsSpec = field(default_factory=MetricsSpec)
     parts: Parts = field(init=False)
     """What a model is sent as."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", Parts(self.model))
+
+    @property
+    def measured(self) -> Shard:
+        """What this seat evaluates on: its part of the test, what it holds out, or else all that it has."""
+        shard = self.own_test or self.validation or self.shard
+        assert shard is not None, "only seats with examples are asked"
+        return shard
 
     @property
     def schema(self) -> Schema:
@@ -66,7 +75,7 @@ class Learner:
 
     async def digest(self, vector: Tensor) -> str:
         """See model_hash; a large vector keeps the loop waiting for no longer than a small one."""
-        if vector.numel() < _LARGE:
+        if vector.numel() < LARGE:
             return model_hash(vector)
         return await asyncio.to_thread(model_hash, vector)
 
@@ -102,9 +111,12 @@ class Learner:
             late = f"it took longer than train.limit_seconds = {limit:g}; raise that, or train less in a round"
             raise ComputeError(f"local training failed: {late if watchdog.expired() else _named(error)}") from error
 
-    async def evaluate(self, params: Tensor, shard: Shard) -> Evaluation:
-        """Loss and accuracy on `shard`."""
-        return await self.compute.run(EvaluateJob(params, self.model, shard))
+    async def evaluate(self, params: Tensor, shard: Shard, *, own: bool = True) -> Evaluation:
+        """Loss and accuracy on `shard`, and metrics of the user's own, unless they are of no use.
+
+        Raises ComputeError if one of these fails.
+        """
+        return await self.compute.run(EvaluateJob(params, self.model, shard, self.metrics.own if own else ()))
 
 
 def _named(error: Exception) -> str:

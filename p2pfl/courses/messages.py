@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from p2pfl.wire.message import Message, Request
 from p2pfl.wire.tensor import Tensors
 
-__all__ = ["MODEL", "Evaluate", "Finish", "Finished", "Score", "Train", "Update", "number"]
+__all__ = ["MODEL", "Evaluate", "Finish", "Finished", "Rating", "Score", "Train", "Update", "number"]
 
 MODEL = "params"  # what a model's vector is called among the tensors of a message
 
@@ -31,15 +32,27 @@ class Train(Request[Update]):
     params: Tensors
 
 
-class Score(Message):
-    """The answer to Evaluate: means over so many examples; None for what cannot be told."""
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """How a client finds a model: means over so many examples, by the names of the metrics."""
 
-    loss: float | None
-    accuracy: float | None
+    metrics: dict[str, float]
     num_examples: int
 
     def __post_init__(self) -> None:
         _check_count(self.num_examples)
+
+
+class Score(Message):
+    """The answer to Evaluate: a rating; and those of each client by its seat, where the sender speaks for several."""
+
+    rating: Rating
+    clients: dict[str, Rating]
+
+    def __post_init__(self) -> None:
+        odd = next((seat for seat in self.clients if not seat.isdecimal()), None)
+        if odd is not None:
+            raise ValueError(f"{odd!r} is no seat")
 
 
 class Evaluate(Request[Score]):
@@ -47,6 +60,7 @@ class Evaluate(Request[Score]):
 
     round: int
     params: Tensors
+    each: bool  # who speaks for several clients is to say what each has found
 
 
 class Finished(Message):

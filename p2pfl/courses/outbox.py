@@ -9,7 +9,7 @@ from torch import Tensor
 from p2pfl.courses.course import RoleState, as_tensor
 from p2pfl.courses.durable import Durable
 from p2pfl.courses.learner import Learner
-from p2pfl.courses.messages import Score, Update, number
+from p2pfl.courses.messages import Rating, Score, Update, number
 from p2pfl.courses.rules import Local, Rule
 from p2pfl.node.connection import LINK_LOST
 from p2pfl.node.node import Node
@@ -108,9 +108,7 @@ class Outbox:
 
 
 async def score(learner: Learner, local: Local, served: Tensor, round: int) -> Score:
-    """How well a client is served in a round: on its part of the test, what it holds out, or else on all it has."""
+    """How well a client is served in a round, on its own examples."""
     learner = learner.at(round)
-    shard = learner.own_test or learner.validation or learner.shard
-    assert shard is not None, "only seats with examples are asked"
-    found = await local.evaluate(learner, served, shard)
-    return Score(number(found.loss), found.accuracy, found.num_examples)
+    found = await local.evaluate(learner, served, learner.measured)
+    return Score(Rating(found.figures, found.num_examples), {})

@@ -175,7 +175,7 @@ class Seeker(Paced):
     async def _loss(self, params: Tensor) -> float:
         """On our training examples; of a model that is beyond all use, infinite."""
         assert self._learner.shard is not None, "every seat has examples"
-        loss = (await self._learner.evaluate(params, self._learner.shard)).loss
+        loss = (await self._learner.evaluate(params, self._learner.shard, own=False)).loss
         return loss if math.isfinite(loss) else math.inf
 
     def _mail_of(self, seats: Collection[int]) -> list[Tensor]:

@@ -56,7 +56,7 @@ class Reweighing(Training):
 
     async def train(self, learner: Learner, received: Tensor, round: int) -> Trained:
         assert learner.shard is not None, "only seats with examples train"
-        before = await learner.evaluate(received, learner.shard)
+        before = await learner.evaluate(received, learner.shard, own=False)
         if not before.loss >= 0:
             raise ComputeError(f"the loss is {before.loss}; qfedavg needs one that is a number and not negative")
         found = await learner.fit(received, round)

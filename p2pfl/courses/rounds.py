@@ -15,15 +15,18 @@ from torch import Tensor
 
 from p2pfl.aggregators.mean import WeightedMean
 from p2pfl.courses.attendance import Attendance
-from p2pfl.courses.learner import Learner, seed_of
+from p2pfl.courses.diagnosis import Diagnosis
+from p2pfl.courses.learner import LARGE, Learner, seed_of
 from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update, number
 from p2pfl.courses.parts import Parts
 from p2pfl.courses.samplers import SamplerSpec, Seen
+from p2pfl.courses.scores import CLIENT, UNSEEN, ClientsEvaluated, Scores, weighted_mean
 from p2pfl.errors import ComputeError, RemoteProtocolError, require
 from p2pfl.journal.certificate import Contribution
 from p2pfl.node.events import Event, UpdateMissing
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
+from p2pfl.wire.tensor import Tensors
 
 __all__ = [
     "LATE",
@@ -259,11 +262,14 @@ class Clients:
         """Let those sleep who sleep until they are called."""
         await node.dismiss(peer for peer in peers if peer.seat is not None and node.members.on_call(peer.seat))
 
-    async def train(self, node: Node, cohort: Cohort, ask: Train) -> Collected:
-        """Let the cohort train; the mean of the updates, once there are enough of them or no time is left."""
+    async def train(self, node: Node, cohort: Cohort, ask: Train, diagnosis: Diagnosis | None = None) -> Collected:
+        """Let the cohort train; the mean of the updates, once there are enough of them or no time is left.
+
+        `diagnosis`: what the updates are to be looked at with.
+        """
         enough = min(self.rules.enough(len(self._trainers)), len(cohort))
         own = [self.learner.seat] if cohort.own else []
-        harvest = Harvest(node, self, sorted([*map(seat_of, cohort.peers), *own]))
+        harvest = Harvest(node, self, sorted([*map(seat_of, cohort.peers), *own]), diagnosis)
         watch = stopwatch()
         replies = node.ask_all(cohort.peers, ask, rejoin_seconds=self.patience(node))
         with suppress(TimeoutError):
@@ -323,23 +329,34 @@ class Clients:
             else:
                 self.sampler.note(seat_of(peer), Seen(seconds, round=round))
 
-    async def evaluate(self, node: Node, ask: Evaluate, *, unseen: bool = False) -> Score:
-        """Let all who train evaluate, each on its own examples; the mean weighted by their numbers.
+    async def figures(self, node: Node, round: int, served: Tensors) -> dict[str, float]:
+        """What clients find of what they are served by after a round, from 0; apart from that, those who never train.
 
-        `unseen`: those who never train, instead.
+        What each has found is an event, if it is wanted.
         """
+        wanted = self.learner.metrics.clients
+        ask = Evaluate(round, served, each=bool(wanted))
+        scores = await self.evaluate(node, ask)
+        found, each = scores.figures(CLIENT), scores.by_client
+        if self.unseen:
+            scores = await self.evaluate(node, ask, unseen=True)
+            found, each = found | scores.figures(UNSEEN), each | scores.by_client
+        if "each" in wanted:
+            node.emit(ClientsEvaluated(round + 1, each))
+        return found
+
+    async def evaluate(self, node: Node, ask: Evaluate, *, unseen: bool = False) -> Scores:
+        """Let all who train evaluate, each on its own examples. `unseen`: those who never train, instead."""
         await self.assemble(node, at_least=1)
         there = filter(self._there(node), (seat for seat in self.seats if (seat in self.unseen) is unseen))
-        scores: list[Score] = [] if self._own is None or unseen else [await self._own.own_score(ask)]
+        scores = Scores(self.learner.metrics)
+        if self._own is not None and not unseen:
+            scores.take(self.learner.seat, await self._own.own_score(ask))
         while seats := list(islice(there, _AT_ONCE)):
             batch = await node.call(seats)
-            scores += await self._scores(node, batch, ask)
+            await self._score(node, batch, ask, scores)
             await self.dismiss(node, batch)
-        return Score(
-            _mean((score.loss, score.num_examples) for score in scores),
-            _mean((score.accuracy, score.num_examples) for score in scores),
-            sum(score.num_examples for score in scores),
-        )
+        return scores
 
     async def finish(self, node: Node, ask: Finish) -> None:
         """Give the result to all who are awake; who is cut off at this moment has a little time to come back for it."""
@@ -350,28 +367,27 @@ class Clients:
                 async for _ in replies:
                     pass
 
-    async def _scores(self, node: Node, clients: Sequence[Peer], ask: Evaluate) -> list[Score]:
-        scores: list[Score] = []
+    async def _score(self, node: Node, clients: Sequence[Peer], ask: Evaluate, scores: Scores) -> None:
         replies = node.ask_all(clients, ask, rejoin_seconds=self.patience(node))
         with suppress(TimeoutError):
             async with asyncio.timeout(self.rules.deadline_seconds or None), replies:
-                async for _, score in replies:
-                    scores.append(score)
+                async for peer, score in replies:
+                    scores.take(seat_of(peer), score)
         for peer, error in replies.failed.items():
             node.emit(UpdateMissing.because(ask.round + 1, peer.name, error))
         for peer in _by_seat(replies.waiting):
             node.emit(UpdateMissing(ask.round + 1, peer.name, LATE, "late"))
-        return scores
 
 
 class Harvest:
     """The updates of one round, as they come."""
 
-    def __init__(self, node: Node, clients: Clients, ranks: Iterable[int]) -> None:
+    def __init__(self, node: Node, clients: Clients, ranks: Iterable[int], diagnosis: Diagnosis | None = None) -> None:
         """`ranks`: in what order updates are added: the seats of those who may give one, or other numbers."""
         self.mean = WeightedMean(ranks)
         self._node = node
         self._clients = clients
+        self._diagnosis = diagnosis
         self._losses: list[tuple[float | None, int]] = []
         self._contributions: list[Contribution] = []
         self._weight, self._undiscounted = 0.0, 0.0
@@ -397,17 +413,29 @@ class Harvest:
         self.mean.add(seat if rank is None else rank, vector, weight)
         self._weight, self._undiscounted = self._weight + weight, self._undiscounted + whole
         self._losses.append((update.loss, update.num_examples))
+        if self._diagnosis is not None:
+            await self._diagnose(self._diagnosis, vector, weight)
         if self._clients.certify:
             digest = await learner.digest(vector)
             self._contributions.append(Contribution(seat, peer_id, digest, float(weight)))
+
+    @staticmethod
+    async def _diagnose(diagnosis: Diagnosis, vector: Tensor, weight: float) -> None:
+        """A large vector keeps the loop waiting for no longer than a small one."""
+        if vector.numel() < LARGE:
+            diagnosis.add(vector, weight)
+        else:
+            await asyncio.to_thread(diagnosis.add, vector, weight)
 
     def collected(self, **metrics: float) -> Collected:
         """What there is of them in the end. `metrics`: what else is to be told."""
         num_examples = sum(examples for _, examples in self._losses)
         by_seat = tuple(sorted(self._contributions, key=lambda each: each.seat))
         discount = self._weight / self._undiscounted if self._undiscounted else 1.0
-        count, loss = self.mean.count, _mean(self._losses)
-        return Collected(self.mean.value(), count, num_examples, loss, by_seat, discount, metrics)
+        count, loss, mean = self.mean.count, weighted_mean(self._losses), self.mean.value()
+        if self._diagnosis is not None:
+            metrics |= self._diagnosis.figures(mean)
+        return Collected(mean, count, num_examples, loss, by_seat, discount, metrics)
 
 
 def _shorten(limit: asyncio.Timeout, seconds: float) -> None:
@@ -430,10 +458,3 @@ def seat_of(peer: Peer) -> int:
 
 def _by_seat(peers: Iterable[Peer]) -> list[Peer]:
     return sorted(peers, key=lambda peer: (peer.seat is None, peer.seat, peer.id))
-
-
-def _mean(weighted: Iterable[tuple[float | None, int]]) -> float | None:
-    """The weighted mean of those numbers that are there; exact, so that the order does not matter."""
-    there = [(value, weight) for value, weight in weighted if value is not None and weight > 0]
-    total = sum(weight for _, weight in there)
-    return math.fsum(value * weight for value, weight in there) / total if total else None

@@ -24,10 +24,13 @@ import torch
 from torch import Tensor
 
 from p2pfl.courses.course import RoleState, as_tensor
+from p2pfl.courses.diagnosis import Diagnosis
 from p2pfl.courses.learner import Learner
+from p2pfl.courses.messages import MODEL
 from p2pfl.courses.parts import Parts
 from p2pfl.learn.data import Shard
 from p2pfl.learn.evaluate import Evaluation
+from p2pfl.wire.tensor import Tensors
 
 __all__ = ["Averaging", "Carrying", "Central", "Local", "Rule", "Trained", "Training", "averaging"]
 
@@ -99,6 +102,18 @@ class Rule:
     """What goes down for evaluations and in the end; None: the model."""
     relative: bool = False
     """Whether what an update has for the model is a difference to what was received, and not a model."""
+    comparable: bool = True
+    """Whether clients give updates of the same thing, so that it can be told how alike they are."""
+
+    def update(self, vector: Tensor, received: Tensor) -> Tensor:
+        """What an update, or a mean of updates, adds to the part of the model that goes up. Both as they are sent."""
+        given = self.up.split(vector)[MODEL]
+        return given if self.relative else given - self.down.split(received)[MODEL][: len(given)]
+
+    def diagnosis(self, sent: Tensors) -> Diagnosis:
+        """Of the updates that what was sent will bring."""
+        received = self.down.vector(sent, finite=False)
+        return Diagnosis(lambda vector: self.update(vector, received))
 
 
 class Averaging:

@@ -1,7 +1,7 @@
 """What a course file says about data, partition, model and local training, as plain values.
 
-Each class is one table of the course file (`[data]`, `[partition]`, `[model]`, `[train]`) and one group of flags of
-the command line, so the fields are plain types only, and nothing here imports torch.
+Each class is one table of the course file (`[data]`, `[partition]`, `[model]`, `[train]`, `[metrics]`) and one group of
+flags of the command line, so the fields are plain types only, and nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from p2pfl.errors import require
 
-__all__ = ["DataSpec", "ModelSpec", "Option", "PartitionSpec", "TrainSpec"]
+__all__ = ["DataSpec", "MetricsSpec", "ModelSpec", "Option", "PartitionSpec", "TrainSpec", "metric_name"]
 
 # What a user may hand to a constructor of their own: the values that TOML and a command line can both say.
 Option = bool | int | float | str | tuple[int, ...]
@@ -231,3 +231,44 @@ class TrainSpec:
 
 
 _NOT_NEGATIVE = ("steps", "lr", "schedule_factor", "weight_decay", "proximal", "clip", "sam_rho", "limit_seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSpec:
+    """What is measured beside loss and accuracy, and what is told of the clients beside their weighted mean."""
+
+    own: tuple[str, ...] = ()
+    """Metrics of your own, `package.module:function` or `./file.py:function`: each is called with the outputs and the
+    targets of all examples of an evaluation, gives a number, and goes by the function's name; see
+    p2pfl/learn/metrics.py."""
+    clients: tuple[str, ...] = ()
+    """Where clients evaluate, or nodes by themselves, of each metric: `mean`, not weighted by examples; `groups`, the
+    mean of each group; `fairness`, its spread over them: deviation, least and most, deciles, means of the lowest and
+    highest tenth, entropy, cosine; `each`, what every client has found, in the file clients.jsonl of the run."""
+    groups: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """For `groups`: the name of each, and who sits in it."""
+
+    def __post_init__(self) -> None:
+        for form in self.clients:
+            _choose("metrics.clients", form, ("mean", "groups", "fairness", "each"))
+        named = "groups" not in self.clients or bool(self.groups)
+        require(named, "metrics.clients asks for groups; name their seats, as in metrics.groups = {north = [1, 2]}")
+        for path in self.own:
+            require(":" in path, f"metrics.own {path!r} is no function; write ./file.py:function")
+        for name in self.names:
+            once = self.names.count(name) == 1
+            require(once, f"metrics.own has two metrics {name!r}, or one that is there already; rename the function")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What an evaluation gives, as far as it can be told."""
+        return ("accuracy", "loss", *map(metric_name, self.own))
+
+
+def metric_name(path: str) -> str:
+    """By what name a metric of the user's own goes.
+
+    >>> metric_name("./my_metrics.py:f1")
+    'f1'
+    """
+    return path.rpartition(":")[2]

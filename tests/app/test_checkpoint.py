@@ -144,6 +144,7 @@ def test_a_world_in_which_nodes_come_and_go_is_resumed_with_the_same_bytes(sleep
     assert torch.equal(resumed.params, whole.params)
     assert (resumed.trace, resumed.virtual_seconds) == (whole.trace, whole.virtual_seconds)
     assert resumed.rounds == whole.rounds[2:]
+    assert resumed.train_flops == whole.train_flops
 
 
 @pytest.mark.parametrize("name", ["fedavg", "compressed", "scaffold", "feddyn", "hierarchical", "dpsgd"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from p2pfl.app.console import Display, table
+from p2pfl.app.console import Display, spread_table, table
 
 
 def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,3 +50,10 @@ def test_json_is_nothing_but_json(capsys: pytest.CaptureFixture[str]) -> None:
         display.table(table("report", ["round"], [["1"]]))
     lines = capsys.readouterr().out.splitlines()
     assert [orjson.loads(line) for line in lines] == [{"kind": "round", "round": 1, "metrics": {"accuracy": 0.5}}]
+
+
+def test_a_spread_has_a_column_for_each_metric(capsys: pytest.CaptureFixture[str]) -> None:
+    with Display(as_json=False, total=1) as display:
+        display.table(spread_table({"loss": {"std": 0.25, "min": 1.0}, "f1": {"std": 0.5}}))
+    rows = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
+    assert ["std", "0.2500", "0.5000"] in rows and ["min", "1.0000"] in rows

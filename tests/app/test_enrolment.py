@@ -147,4 +147,7 @@ def test_a_peer_does_not_choose_what_code_runs_here(where: str) -> None:
     with pytest.raises(ConfigError):
         refuse_foreign_code(config, ("my_model:Net",))
     refuse_foreign_code(config, ("os:system",))
+    measured = from_mapping({"course": {"name": "fedavg"}, "metrics": {"own": ["./mine.py:f1", "os:system"]}})
+    with pytest.raises(ConfigError, match=r"metrics\.own 'os:system'"):
+        refuse_foreign_code(measured, ("./mine.py:f1",))
     refuse_foreign_code(from_mapping({"course": {"name": "fedavg"}, "model": {"name": "cnn"}}), ())

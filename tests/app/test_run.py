@@ -37,6 +37,19 @@ def test_a_folder_has_everything(tmp_path: Path) -> None:
     assert not list(folder.path.glob(".*"))
 
 
+def test_what_clients_have_found_is_kept_by_line_and_goes_back_with_the_run(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, CONFIG) as folder:
+        for round in (1, 2):
+            folder.metrics(round=round)
+            folder.clients(round, {3: {"loss": 0.5}, 4: {"loss": 1.5}})
+    with RunFolder.reopen(folder.path, rounds=1) as again:
+        again.clients(2, {3: {"loss": 0.25}})
+    rows = [orjson.loads(line) for line in (folder.path / "clients.jsonl").read_text().splitlines()]
+    assert [(row["round"], row["seat"], row["loss"]) for row in rows] == [(1, 3, 0.5), (1, 4, 1.5), (2, 3, 0.25)]
+    with RunFolder(tmp_path, CONFIG, folder.path.name):
+        assert not (folder.path / "clients.jsonl").exists(), "they are of another run"
+
+
 def test_runs_of_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
     with RunFolder(tmp_path, CONFIG) as first, RunFolder(tmp_path, CONFIG) as second:
         assert first.path != second.path

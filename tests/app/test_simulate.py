@@ -76,6 +76,7 @@ def test_a_program_can_simulate_without_a_command_line() -> None:
     assert rounds == [1, 2]
     assert outcome.params.shape == (2410,)
     assert outcome.packets > 0
+    assert outcome.train_flops == 2 * 1438 * 10_112, "each round each example, forward and backward"
 
 
 def test_an_unknown_compute_is_a_mistake_with_its_mend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,3 +178,22 @@ def test_the_time_to_each_accuracy_is_reported(tmp_path: Path, capsys: pytest.Ca
     assert rows[-1]["seconds_to_accuracy"] == reached
     first = next(row for row in rows if row["kind"] == "round" and row["metrics"]["accuracy"] >= 0.8)
     assert reached["0.8"] == first["virtual_seconds"]
+
+
+def test_metrics_of_the_users_own_and_their_spread_are_in_the_files_of_a_run(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("def share(outputs, targets):\n    return (outputs.argmax(1) == targets).float().mean()\n")
+    more = ("--course.evaluate", "both", "--course.best-by", "share", "--metrics.own", f"{mine}:share")
+    report = run(tmp_path, "own", *more, "--metrics.clients", "fairness", "each")
+    metrics = report["metrics"]
+    assert isinstance(metrics, dict)
+    assert metrics["share"] == pytest.approx(metrics["accuracy"])
+    assert metrics["client_share_std"] == pytest.approx(metrics["client_accuracy_std"], abs=1e-6)
+    rows = [orjson.loads(line) for line in (tmp_path / "own" / "clients.jsonl").read_text().splitlines()]
+    assert [(row["round"], row["seat"]) for row in rows] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+
+
+def test_groups_have_seats_that_hold_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--metrics.clients", "groups", "--metrics.groups", "north", "0", "1", "--runs", str(tmp_path)]
+    assert main(["simulate", str(EXAMPLES / "digits.toml"), *given]) == 2
+    assert "metrics.groups: north has seat 0, which holds no examples" in capsys.readouterr().err

@@ -78,8 +78,9 @@ async def gives_the_bytes_of_the_job(make: Make) -> None:
     alone, there = job(), await compute.run(job)
     assert torch.equal(alone.params, there.params) and alone.loss == there.loss
     assert torch.equal(before, job.params), "the job's own vector was written to"
-    evaluation = EvaluateJob(there.params, job.model, job.shard)
-    assert await compute.run(evaluation) == evaluation()
+    evaluation = EvaluateJob(there.params, job.model, job.shard, ("torch.nn.functional:cross_entropy",))
+    found = await compute.run(evaluation)
+    assert found == evaluation() and set(found.own) == {"cross_entropy"}
     await compute.close()
 
 

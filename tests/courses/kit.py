@@ -26,7 +26,7 @@ from p2pfl.courses.learner import Learner, seed_of
 from p2pfl.learn.data import Dataset, Shard, load_dataset
 from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.partition import partition
-from p2pfl.learn.specs import DataSpec, ModelSpec, PartitionSpec, TrainSpec
+from p2pfl.learn.specs import DataSpec, MetricsSpec, ModelSpec, PartitionSpec, TrainSpec
 from p2pfl.learn.tiers import fit_one
 from p2pfl.learn.train import Fit, FitResult
 from p2pfl.node.events import CourseEnded, Event, RoundEnded, UpdateMissing
@@ -69,6 +69,7 @@ class Played:
     network: NetworkSpec = field(default_factory=NetworkSpec)
     devices: DeviceSpec = field(default_factory=DeviceSpec)
     compute: Compute = field(default_factory=Inline)
+    metrics: MetricsSpec = field(default_factory=MetricsSpec)
     recast: Callable[[int, Roles], Sequence[object]] = lambda seat, roles: roles
     """Gives a seat other roles than the course would."""
     events: list[tuple[float, int, Event]] = field(default_factory=list)
@@ -83,7 +84,8 @@ class Played:
     def learner(self, seat: int, compute: Compute | None = None) -> Learner:
         """What `app.build` would give to a seat."""
         shard = self.shards.get(seat)
-        return Learner(seat, self.seed, self.model, self.train, compute or self.compute, shard, None, self.data.test)
+        compute, test = compute or self.compute, self.data.test
+        return Learner(seat, self.seed, self.model, self.train, compute, shard, None, test, metrics=self.metrics)
 
     def _roles(self, seat: int, compute: Compute) -> Sequence[object]:
         place = Place(seat, self.topology, self.learner(seat, compute), self.settings)

@@ -17,7 +17,7 @@ from p2pfl.courses.course import Course
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
 from p2pfl.courses.fedopt import FEDOPT, FedOptSettings
 from p2pfl.courses.fedswa import FEDSWA, FedSwaSettings
-from p2pfl.courses.messages import MODEL, Evaluate, Finish, Train
+from p2pfl.courses.messages import MODEL, Evaluate, Finish, Rating, Train
 from p2pfl.courses.seeds import seed_of
 from p2pfl.errors import ComputeError, ConfigError, RemoteError
 from p2pfl.learn.arrays import ArrayLayout
@@ -218,10 +218,10 @@ async def test_models_that_were_not_agreed_and_other_seats_are_refused() -> None
 
 async def test_it_scores_where_it_is_given_how() -> None:
     async with Site(lambda: None) as site:
-        assert (await site.ask(Evaluate(0, MODEL_SENT))).num_examples == 0
+        assert (await site.ask(Evaluate(0, MODEL_SENT, False))).rating == Rating({}, 0)
     async with Site(lambda: None, score=lambda weights: (float(weights["b"].sum()), None, 4)) as site:
-        found = await site.ask(Evaluate(0, MODEL_SENT))
-        assert (found.loss, found.accuracy, found.num_examples) == (9.0, None, 4)
+        found = await site.ask(Evaluate(0, MODEL_SENT, False))
+        assert found.rating == Rating({"loss": 9.0}, 4)
 
 
 async def test_it_ends_with_the_courses_model() -> None:

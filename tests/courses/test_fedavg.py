@@ -13,13 +13,13 @@ from p2pfl.courses.hierarchical import HierarchicalSettings
 from p2pfl.courses.learner import seed_of
 from p2pfl.courses.messages import Finish, Finished, Train, Update
 from p2pfl.courses.rounds import ClientExcluded, ClientReadmitted
-from p2pfl.errors import ConfigError, CourseError, RemoteError
+from p2pfl.courses.scores import ClientsEvaluated
+from p2pfl.errors import ConfigError, CourseError
 from p2pfl.learn.data import load_dataset
 from p2pfl.learn.evaluate import evaluate
 from p2pfl.learn.params import as_buffer
-from p2pfl.learn.specs import DataSpec, ModelSpec, PartitionSpec, TrainSpec
+from p2pfl.learn.specs import DataSpec, MetricsSpec, ModelSpec, PartitionSpec, TrainSpec
 from p2pfl.node.events import CourseEnded, PeerLost, RoundEnded, RoundStarted, UpdateMissing
-from p2pfl.node.node import Node
 from p2pfl.sim.devices import DeviceSpec
 from p2pfl.sim.loop import run_virtual
 from p2pfl.sim.network import NetworkSpec
@@ -284,27 +284,6 @@ def test_with_all_clients_lost_the_server_waits_for_them():
 # -- who is obeyed -----------------------------------------------------------------------------------------------------
 
 
-def test_a_trainer_obeys_its_server_only():
-    class Usurper(Trainer):
-        """A client that gives orders to another one."""
-
-        refused = None
-
-        async def run(self, node: Node) -> None:
-            (peer,) = await node.meet([2])
-            try:
-                await peer.ask(Train(0, self._learner.tensors(torch.zeros_like(self.params))))
-            except RemoteError as error:
-                self.refused = error
-            await peer.tell(Finish(1, self._learner.tensors(torch.zeros_like(self.params))))
-            await super().run(node)
-
-    played = fedavg(recast=lambda seat, roles: (Usurper(roles[0]._learner, 0),) if seat == 1 else roles).play()
-    (usurper,) = played.world.seats[1].roles
-    assert "seat 1 has no say here: that is for seat 0" in str(usurper.refused)
-    assert torch.equal(played.params[2], by_hand(played)[-1])
-
-
 def test_only_clients_are_told_of_the_end():
     told = []
 
@@ -359,6 +338,45 @@ def test_clients_evaluate_the_new_model_on_their_own_examples():
         assert played.metric("client_accuracy")[number] == pytest.approx(accuracy)
 
 
+OWN = "torch.nn.functional:cross_entropy"
+
+
+def test_what_is_wanted_of_each_client_is_told_beside_the_mean():
+    spec = MetricsSpec(own=(OWN,), clients=("mean", "fairness", "groups", "each"), groups={"odd": (1, 3, 5)})
+    played = fedavg(rounds=1, evaluate="both", metrics=spec).play()
+    (model,), (told,) = by_hand(played), played.told(ClientsEvaluated)
+    found = {seat: evaluate(model, played.model, shard).accuracy for seat, shard in played.shards.items()}
+    assert {seat: metrics["accuracy"] for seat, metrics in told.clients.items()} == found
+    metrics = played.told(RoundEnded, 0)[0].metrics
+    assert metrics["client_accuracy_mean"] == pytest.approx(sum(found.values()) / 5)
+    assert metrics["client_accuracy_min"] == min(found.values())
+    assert metrics["client_accuracy@odd"] == pytest.approx((found[1] + found[3] + found[5]) / 3)
+    for where in ("", "client_"):
+        assert metrics[f"{where}cross_entropy"] == pytest.approx(metrics[f"{where}loss"], rel=1e-5)
+
+
+def test_a_metric_of_the_users_own_can_decide():
+    spec = MetricsSpec(own=(OWN,))
+    usual = fedavg(rounds=6, metrics=spec).play().metric("cross_entropy")
+    settings = {"rounds": 6, "metrics": spec, "best_by": "cross_entropy"}
+    played = fedavg(**settings, best_is="lowest", target=usual[2]).play()
+    assert played.told(CourseEnded)[0].rounds == 3
+    assert played.told(CourseEnded)[0].reason.startswith("cross_entropy")
+    worst = fedavg(**settings, best_is="highest", keep="best").play()
+    assert torch.equal(worst.params[0], by_hand(worst)[usual.index(max(usual))])
+
+
+def test_what_is_not_measured_cannot_decide():
+    with pytest.raises(
+        ConfigError, match=r"course\.best_by is 'f1', which is not measured; take one of train_loss, acc"
+    ):
+        fedavg(best_by="f1").play()
+    with pytest.raises(ConfigError, match=r"course\.best_by is 'client_loss'; set course.evaluate to clients or both"):
+        FedAvgSettings(best_by="client_loss")
+    with pytest.raises(ConfigError, match=r"course\.target is 0\.5; name the metric"):
+        FedAvgSettings(target=0.5)
+
+
 def test_a_client_that_cannot_evaluate_in_time_is_left_out():
     played = fedavg(recast=slow(2, factor=1e6), evaluate="clients", deadline_seconds=5.0, rounds=1).play()
     assert played.missing == [(1, "seat 2"), (1, "seat 2")]
@@ -395,7 +413,7 @@ def test_the_best_model_is_kept_if_that_is_wanted():
     [
         ("rounds", 0), ("evaluate_every", 0), ("fraction", 0.0), ("fraction", 1.1), ("quorum", 0.0),
         ("over_selection", -0.1), ("deadline_seconds", -1.0), ("min_clients", -1), ("patience", -1),
-        ("target_accuracy", -0.5), ("weights", "none"), ("evaluate", "all"), ("keep", "first"),
+        ("target_accuracy", -0.5), ("weights", "none"), ("evaluate", "all"), ("keep", "first"), ("best_is", "good"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused_by_name(field, value):

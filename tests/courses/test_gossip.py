@@ -77,6 +77,18 @@ def test_who_evaluates_and_when(every, evaluators, rounds_of, metric):
         assert all("train_loss" in event.metrics for event in ended)
 
 
+@pytest.mark.parametrize("name", ["dpsgd", "adpsgd", "pushsum"])
+@pytest.mark.parametrize(("where", "names"), [("clients", ["client_accuracy"]), ("none", [])])
+def test_nodes_evaluate_on_their_own_examples(name, where, names):
+    course, settings, options = COURSES[name]
+    played = Played(course, settings(rounds=1, evaluate=where, **options), build("ring", 4)).play()
+    for seat, shard in played.shards.items():
+        (ended,) = played.told(RoundEnded, seat)
+        assert [name for name in ended.metrics if name.endswith("accuracy")] == names
+        found = evaluate(played.params[seat], played.model, shard)
+        assert not names or name == "adpsgd" or ended.metrics["client_accuracy"] == found.accuracy
+
+
 def test_the_last_round_tells_how_good_the_model_is_that_is_kept():
     played = Played(DPSGD, DpsgdSettings(rounds=2), build("ring", 4)).play()
     found = evaluate(played.params[3], played.model, played.data.test)

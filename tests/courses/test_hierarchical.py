@@ -7,8 +7,9 @@ from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
 from p2pfl.courses.hierarchical import HIERARCHICAL, Edge, HierarchicalSettings, _rounds_below
 from p2pfl.courses.learner import seed_of
 from p2pfl.courses.messages import Train
+from p2pfl.courses.scores import ClientsEvaluated
 from p2pfl.errors import ConfigError, RemoteError
-from p2pfl.learn.specs import TrainSpec
+from p2pfl.learn.specs import MetricsSpec, TrainSpec
 from p2pfl.node.events import CourseEnded, RoundEnded, UpdateMissing
 from p2pfl.sim.loop import run_virtual
 from p2pfl.topology.families import build
@@ -81,6 +82,14 @@ def test_a_star_without_edges_is_federated_averaging_to_the_last_bit():
 def test_clients_evaluate_by_way_of_their_edges():
     played = hierarchical(evaluate="both").play()
     assert all("client_accuracy" in event.metrics for event in played.told(RoundEnded, ROOT))
+
+
+def test_each_client_is_told_of_to_the_root():
+    played = hierarchical(rounds=1, evaluate="clients", metrics=MetricsSpec(clients=("each", "fairness"))).play()
+    (told,) = played.told(ClientsEvaluated)
+    assert list(told.clients) == sorted(played.shards)
+    (ended,) = played.told(RoundEnded, ROOT)
+    assert ended.metrics["client_accuracy_min"] == min(found["accuracy"] for found in told.clients.values())
 
 
 def test_a_leaf_obeys_its_own_edge_only():

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from p2pfl.courses.messages import Score, Update, number
+from p2pfl.courses.messages import Rating, Score, Update, number
 from p2pfl.errors import RemoteProtocolError
 from p2pfl.node.peer import require_seat
 from p2pfl.wire.codec import Incoming, decode
@@ -33,12 +33,18 @@ def test_json_has_no_such_number(value):
 
 
 def test_a_negative_number_of_examples_cannot_be_said():
-    for message in (lambda: Update(0, Tensors((), ()), -1, None), lambda: Score(None, None, -1)):
+    for message in (lambda: Update(0, Tensors((), ()), -1, None), lambda: Rating({}, -1)):
         with pytest.raises(ValueError, match="num_examples is -1"):
             message()
 
 
 def test_nor_be_heard():
-    said = Incoming("Score", {"loss": None, "accuracy": None, "num_examples": -1}, ())
+    said = Incoming("Score", {"rating": {"metrics": {}, "num_examples": -1}, "clients": {}}, ())
     with pytest.raises(RemoteProtocolError, match="num_examples is -1"):
         decode(Score, said)
+
+
+def test_clients_go_by_their_seats():
+    assert Score(Rating({}, 1), {"12": Rating({"loss": 0.5}, 2)}).clients["12"].num_examples == 2
+    with pytest.raises(ValueError, match="'-1' is no seat"):
+        Score(Rating({}, 1), {"-1": Rating({}, 1)})

@@ -178,12 +178,12 @@ async def test_a_client_scores_on_its_test_part_or_what_it_holds_out_or_all_as_t
     first, second, third = (replace(learner.shard, indices=learner.shard.indices[:size]) for size in (3, 5, 7))
     served = learner.model.initial
     sizes = [
-        (await score(replace(learner, shard=first, **held), Training(), served, 1)).num_examples
+        (await score(replace(learner, shard=first, **held), Training(), served, 1)).rating.num_examples
         for held in ({}, {"validation": second}, {"validation": second, "own_test": third})
     ]
     assert sizes == [3, 5, 7]
     names = tuple((place + 1) % 10 for place in range(10))
     drifting = [replace(third, shift=Shift("none", 0.0, names=names, onset=onset)) for onset in (1, 2)]
     tested = [replace(learner, own_test=shard) for shard in (third, *drifting)]
-    found = [(await score(each, Training(), served, 1)).loss for each in tested]
+    found = [(await score(each, Training(), served, 1)).rating.metrics["loss"] for each in tested]
     assert found[0] == found[2] != found[1], "the other names come with round 1, or 2"

@@ -110,7 +110,7 @@ def test_models_are_measured_on_their_own_examples_and_better_there():
         settings = replace(played.settings, evaluators=-1, evaluate_every=20)
         played.settings = settings
         played.play()
-        own = [played.metric("own_accuracy", seat) for seat in range(9)]
+        own = [played.metric("client_accuracy", seat) for seat in range(9)]
         assert all(len(each) == (1 if private else 0) for each in own)
         if private:
             found["private"] = np.mean(own)

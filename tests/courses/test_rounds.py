@@ -1,5 +1,4 @@
 import doctest
-import math
 from collections import Counter
 from itertools import islice
 from random import Random
@@ -9,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import p2pfl.courses.rounds
-from p2pfl.courses.rounds import RoundRules, _mean
+from p2pfl.courses.rounds import RoundRules
 from p2pfl.courses.samplers import _shuffled
 
 
@@ -41,18 +40,6 @@ def test_a_round_asks_at_least_as_many_as_are_enough_and_never_more_than_there_a
 def test_rules_are_given_by_name():
     with pytest.raises(TypeError):
         RoundRules(0.5)
-
-
-@given(st.lists(st.tuples(st.none() | st.floats(-1e9, 1e9), st.integers(0, 1000))), st.randoms(use_true_random=False))
-def test_the_mean_of_what_is_there_is_the_same_in_any_order(weighted, random):
-    mean = _mean(weighted)
-    shuffled = random.sample(weighted, len(weighted))
-    assert _mean(shuffled) == mean
-    there = [(value, weight) for value, weight in weighted if value is not None and weight]
-    assert (mean is None) == (not there)
-    if there:
-        total = sum(weight for _, weight in there)
-        assert math.isclose(mean, sum(v * w for v, w in there) / total, rel_tol=1e-9, abs_tol=1e-3)
 
 
 def test_the_docstrings_are_true():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from p2pfl.learn.data import Dataset, Shard
-from p2pfl.learn.evaluate import evaluate
+from p2pfl.learn.evaluate import Evaluation, evaluate
 from p2pfl.learn.model import LOSSES, Loss, Model
 
 X = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 0.0], [0.0, 3.0], [5.0, 1.0]])
@@ -33,6 +33,21 @@ def test_classes(batch_size: int) -> None:
 def test_two_classes_by_one_logit() -> None:
     _, accuracy, _ = evaluated(torch.tensor([1, 0, 1, 0, 0]), LOSSES["bce"], torch.tensor([[1.0, -1.0]]))
     assert accuracy == 0.8
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 100])
+def test_metrics_of_the_users_own_see_all_examples_at_once(batch_size: int) -> None:
+    y = torch.tensor([0, 1, 1, 1, 0])
+    module = nn.Linear(2, 2, bias=False)
+    shard = Shard(Dataset("five", X, y, (), torch.arange(5), torch.arange(0)), torch.arange(5))
+    model = Model.of(module, functional.cross_entropy, X, y)
+    found = evaluate(torch.eye(2).flatten(), model, shard, batch_size, ("torch.nn.functional:cross_entropy",))
+    assert found.own == {"cross_entropy": functional.cross_entropy(X, y).item()}
+    assert set(found.figures) == {"accuracy", "loss", "cross_entropy"}
+
+
+def test_what_is_no_number_is_no_figure() -> None:
+    assert Evaluation(math.nan, None, 0, {"f1": math.inf}).figures == {}
 
 
 def test_numbers_have_no_accuracy() -> None:

@@ -2,6 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from p2pfl.courses.scores import ClientsEvaluated
+from p2pfl.learn.specs import MetricsSpec
 from p2pfl.node.events import CourseEnded, PeerLost, RoundEnded, RoundStarted, UpdateMissing
 from p2pfl.sim.report import Recorder, Round, seconds_to_accuracy
 
@@ -44,6 +46,18 @@ def test_without_one_a_round_is_over_with_the_last_of_the_nodes(wire):
     record(1.3, 2, RoundEnded(1, 3))
     (done,) = ended
     assert done == Round(1, 1.3, 100, 7, {"accuracy": 0.625, "accuracy_min": 0.5, "loss": 3.0})
+
+
+def test_of_nodes_is_told_what_is_wanted_beside_their_mean(wire):
+    record, ended, told = recorder(wire, 3)
+    record.measured = MetricsSpec(clients=("each", "fairness", "groups"), groups={"south": (0, 2)})
+    for seat, accuracy in ((2, 0.5), (0, 0.75), (1, 1.0)):
+        record(1.0, seat, RoundEnded(1, 1, {"accuracy": accuracy, "train_loss": 0.1}))
+    (done,), ((_, _, event),) = ended, told
+    assert event == ClientsEvaluated(1, {0: {"accuracy": 0.75}, 1: {"accuracy": 1.0}, 2: {"accuracy": 0.5}})
+    assert (done.metrics["accuracy_min"], done.metrics["accuracy_max"]) == (0.5, 1.0)
+    assert done.metrics["accuracy@south"] == 0.625
+    assert "train_loss_std" not in done.metrics
 
 
 def test_other_events_are_told(wire):

@@ -50,7 +50,7 @@ def mask_key(seed: int) -> bytes:
     return hkdf(_SALT, seed.to_bytes(SCALAR_BYTES, "little"), b"mask-sk", KEY_BYTES)
 
 
-def public_of(private: bytes) -> bytes:
+def public_of(private: bytes | bytearray) -> bytes:
     """The X25519 public key (32 bytes) of a private one."""
     return bytes(crypto_scalarmult_base(bytes(private)))
 
@@ -60,7 +60,7 @@ def commitment(seed: int) -> bytes:
     return hashlib.sha256(_SALT + b"\0commitment\0" + seed.to_bytes(SCALAR_BYTES, "little")).digest()
 
 
-def agree(private: bytes, public: bytes) -> bytes:
+def agree(private: bytes | bytearray, public: bytes) -> bytes:
     """The X25519 secret (32 bytes) of two nodes. Raises RemoteProtocolError for a key of low order."""
     try:
         return bytes(crypto_scalarmult(bytes(private), public))

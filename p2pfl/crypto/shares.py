@@ -81,9 +81,8 @@ def correct(shares: Mapping[int, int], threshold: int, prime: int = PRIME) -> tu
     if len(shares) < threshold:
         raise SharesInconsistent(f"there are {len(shares)} shares, and it takes {threshold}")
     places = tuple(shares)
-    some = {x: shares[x] for x in places[:threshold]}
-    if all(combine(some, prime, at=x) == shares[x] for x in places[threshold:]):
-        return combine(some, prime), ()
+    if _belongs(shares, threshold, prime):
+        return combine(shares, prime), ()
     most = (len(places) - threshold) // 2
     errors = _locate(shares, threshold, most, prime)
     good = [x for x in places if evaluate(errors, x, prime)]
@@ -96,18 +95,41 @@ def correct(shares: Mapping[int, int], threshold: int, prime: int = PRIME) -> tu
     return combine(agreeing, prime), wrong
 
 
+def _belongs(shares: Mapping[int, int], threshold: int, prime: int) -> bool:
+    """Whether a polynomial of degree below `threshold` has all these values: whether they are a Reed-Solomon code."""
+    terms = [weight * y for weight, y in zip(_barycentric(tuple(shares), prime), shares.values(), strict=True)]
+    for _ in range(len(shares) - threshold):
+        if sum(terms) % prime:
+            return False
+        terms = [term * x % prime for term, x in zip(terms, shares, strict=True)]
+    return True
+
+
+@lru_cache(maxsize=1024)
+def _barycentric(places: tuple[int, ...], prime: int) -> tuple[int, ...]:
+    """For each place, one over the product of its distances to all others."""
+    weights = []
+    for x in places:
+        product = 1
+        for other in places:
+            if other != x:
+                product = product * (x - other) % prime
+        weights.append(pow(product, -1, prime))
+    return tuple(weights)
+
+
 @lru_cache(maxsize=1024)
 def _weights(places: tuple[int, ...], at: int, prime: int) -> tuple[int, ...]:
     """Lagrange's coefficients: what each value counts in that of the polynomial `at` another place."""
-    weights = []
+    if at in places:
+        return tuple(int(x == at) for x in places)
+    product = 1
     for x in places:
-        above = below = 1
-        for other in places:
-            if other != x:
-                above = above * (at - other) % prime
-                below = below * (x - other) % prime
-        weights.append(above * pow(below, -1, prime) % prime)
-    return tuple(weights)
+        product = product * (at - x) % prime
+    return tuple(
+        product * weight * pow(at - x, -1, prime) % prime
+        for x, weight in zip(places, _barycentric(places, prime), strict=True)
+    )
 
 
 def _locate(shares: Mapping[int, int], threshold: int, most: int, prime: int) -> list[int]:

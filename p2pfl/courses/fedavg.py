@@ -10,9 +10,8 @@ Deviation: a cohort is drawn from the clients that are linked at the start of th
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -25,22 +24,24 @@ from p2pfl.courses.durable import Durable
 from p2pfl.courses.elected import Member
 from p2pfl.courses.finetune import tuned
 from p2pfl.courses.learner import Learner
-from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Update, number
-from p2pfl.courses.outbox import Outbox, score
+from p2pfl.courses.messages import Evaluate, Finish, Train, number
 from p2pfl.courses.rounds import Clients, Collected, RoundRules
-from p2pfl.courses.rules import Rule, Training, averaging
+from p2pfl.courses.rules import Rule, averaging
 from p2pfl.courses.samplers import SAMPLERS, SamplerSpec
+from p2pfl.courses.secagg import PRIVACY, SecAggSpec, Secrecy
+from p2pfl.courses.secagg_clients import SecretClients
+from p2pfl.courses.secagg_trainer import SecretTrainer
+from p2pfl.courses.trainer import Trainer
 from p2pfl.errors import CourseError, require
 from p2pfl.journal.certificate import Certificate
 from p2pfl.journal.journal import Journal
 from p2pfl.learn.specs import TrainSpec
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted
 from p2pfl.node.node import Node
-from p2pfl.node.peer import Peer, require_seat
 from p2pfl.topology.graph import Topology
 from p2pfl.wire.tensor import Tensors
 
-__all__ = ["FEDAVG", "Elected", "FedAvgSettings", "Leader", "Server", "Trainer", "starred"]
+__all__ = ["FEDAVG", "Elected", "FedAvgSettings", "Leader", "SecretServer", "Server", "Trainer", "starred"]
 
 _FIRST_TERM = 1
 _CENTRAL = "central."  # before the names of what the server's half remembers
@@ -105,6 +106,10 @@ class FedAvgSettings:
     """Stop as soon as this accuracy is reached; 0: never."""
     keep: str = "last"
     """The course's result: the model of the `last` round, or the `best` by accuracy (by loss, if there is none)."""
+    privacy: str = "plain"
+    """`plain`: the server sees the update of each client; `secagg`: it sees only their sum, if it follows the protocol;
+    `secagg+consistency`: and even if it does not."""
+    secagg: SecAggSpec = field(default_factory=SecAggSpec)
 
     def __post_init__(self) -> None:
         for name in ("rounds", "evaluate_every", "most_examples", "candidates", "groups"):
@@ -120,11 +125,14 @@ class FedAvgSettings:
         idle = self.unseen > 0 and self.evaluate not in ("clients", "both")
         require(not idle, "course.unseen is set, and clients are not evaluated; set course.evaluate to clients or both")
         if self.coordinator == "elect":
-            for name, only in _ELECTED.items():
-                value = getattr(self, name)
-                require(
-                    value in only, f"course.{name} is {value!r}; with course.coordinator = 'elect' it must be {only}"
-                )
+            self._only(_ELECTED, "course.coordinator = 'elect'")
+        if self.privacy != "plain":
+            self._only(_SECRET, f"course.privacy = {self.privacy!r}")
+
+    def _only(self, choices: Mapping[str, tuple[object, ...]], where: str) -> None:
+        for name, only in choices.items():
+            value = getattr(self, name)
+            require(value in only, f"course.{name} is {value!r}; with {where} it must be one of {only}")
 
     @property
     def hears_all(self) -> bool:
@@ -165,6 +173,7 @@ _CHOICES = {
     "coordinator": ("fixed", "elect"),
     "evaluate": ("server", "clients", "both", "none"),
     "keep": ("last", "best"),
+    "privacy": PRIVACY,
 }
 _ELECTED = {
     "keep": ("last",),
@@ -173,6 +182,7 @@ _ELECTED = {
     "finetune_epochs": (0,),
     "unseen": (0,),
 }  # what a successor can go on with
+_SECRET = {"coordinator": ("fixed",), "sampler": ("uniform",), "evaluate": ("server", "none")}  # nothing of one client
 
 
 class Leader:
@@ -298,9 +308,19 @@ class Server(Leader):
         rule: Rule | None = None,
     ) -> None:
         """`clients`: the seats that are asked to train; `stop`: the round, from 0, before which to pause."""
-        up = None if rule is None else rule.up
-        asked = Clients(clients, settings.rules, learner, up=up, certify=journal is not None)
+        asked = self._clients_of(clients, learner, settings, rule, certify=journal is not None)
         super().__init__(learner, settings, asked, Durable(journal), stop, rule)
+
+    def _clients_of(
+        self,
+        seats: Iterable[int],
+        learner: Learner,
+        settings: FedAvgSettings,
+        rule: Rule | None,
+        *,
+        certify: bool,
+    ) -> Clients:
+        return Clients(seats, settings.rules, learner, up=None if rule is None else rule.up, certify=certify)
 
     async def run(self, node: Node) -> None:
         node.agree(self._served.schema, *self._rule.down.schemas, *self._rule.up.schemas)
@@ -317,6 +337,33 @@ class Server(Leader):
         if not self._updates:
             raise CourseError(f"none of {self._round} rounds brought an update: see what each client was missing for")
         node.emit(CourseEnded(self._round, reason))
+
+
+class SecretServer(Server):
+    """The fixed coordinator that sees no update, but only what they come to together."""
+
+    def __init__(
+        self,
+        secrecy: Secrecy,
+        learner: Learner,
+        settings: FedAvgSettings,
+        clients: Iterable[int],
+        stop: int | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        self._secrecy = secrecy
+        super().__init__(learner, settings, clients, stop, journal, secrecy.rule)
+
+    def _clients_of(
+        self,
+        seats: Iterable[int],
+        learner: Learner,
+        settings: FedAvgSettings,
+        rule: Rule | None,
+        *,
+        certify: bool,
+    ) -> Clients:
+        return SecretClients(seats, settings.rules, learner, self._secrecy, certify=certify)
 
 
 class Elected(Leader):
@@ -355,61 +402,7 @@ class Candidate(Member):
         return Elected(self, term)
 
 
-class Trainer:
-    """A client: trains when its server asks it to, until the course is over."""
-
-    def __init__(self, learner: Learner, server: int, journal: Journal | None = None, rule: Rule | None = None) -> None:
-        """`server`: the seat that it obeys, and no other; `rule`: federated averaging if there is none."""
-        self.params: Tensor = learner.model.initial
-        self.server = server
-        self._learner = learner
-        self._rule = averaging(learner) if rule is None else rule
-        self._served = self._rule.served or learner.parts
-        self._final: Tensor = self.params  # what is served in the end, after so many rounds
-        self._rounds = 0
-        self._outbox = Outbox(learner, self._rule, Durable(journal))
-        self._over = asyncio.Event()
-
-    @property
-    def only_trains(self) -> bool:
-        """Whether all that it does in a round is to train from a model, and to send the model that this gives."""
-        whole = self._rule.down is self._rule.up is self._served is self._learner.parts
-        return whole and type(self._outbox.local) is Training
-
-    async def run(self, node: Node) -> None:
-        node.agree(self._served.schema, *self._rule.down.schemas, *self._rule.up.schemas)
-        try:
-            with node.waiting("the end of the course"):
-                await self._over.wait()
-        finally:
-            self._outbox.close()
-        learner = self._learner.at(self._rounds)
-        self.params = await self._outbox.local.personal(learner, self._final)  # the server waits no more
-
-    def state(self) -> RoleState:
-        """What its half remembers; nothing else of it lasts from round to round."""
-        return self._outbox.local.state()
-
-    def resume(self, state: RoleState) -> None:
-        if state:
-            self._outbox.local.resume(state)
-
-    @Train.handler
-    async def train(self, ask: Train, peer: Peer) -> Update:
-        require_seat(peer, self.server)
-        return await self._outbox.update(peer.node, ask.round, ask.params)
-
-    @Evaluate.handler
-    async def evaluate(self, ask: Evaluate, peer: Peer) -> Score:
-        require_seat(peer, self.server)
-        return await score(self._learner, self._outbox.local, self._served.vector(ask.params), ask.round)
-
-    @Finish.handler
-    async def finish(self, ask: Finish, peer: Peer) -> Finished:
-        require_seat(peer, self.server)
-        self._final, self._rounds = self._served.vector(ask.params), ask.rounds
-        self._over.set()
-        return Finished()
+_SECRET_ROLES = (SecretServer, SecretTrainer)
 
 
 def _play(place: Place) -> tuple[object, ...]:
@@ -424,6 +417,10 @@ def _play(place: Place) -> tuple[object, ...]:
 def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[object, ...]:
     """The server, or a client, of a rule."""
     settings = place.settings
+    if settings.privacy != "plain":
+        in_rounds = f"course.privacy does not go with {settings.name}, which has no rounds; set it to 'plain'"
+        require(server is Server, in_rounds)
+        return (_secret(place, Secrecy.of(place, plain)),)
     rule = compressed(
         tuned(plain, settings.finetuning(place.learner.train)), place.learner, place.compress, place.tally
     )
@@ -436,6 +433,14 @@ def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[obj
         return (Trainer(place.learner, 0, place.journal, rule),)
     clients = place.topology.union.neighbors(0)
     return (server(place.learner, settings, clients, place.stop, place.journal, rule),)
+
+
+def _secret(place: Place, secrecy: Secrecy) -> SecretServer | SecretTrainer:
+    """The server, or a client, that adds up in secret."""
+    if place.seat:
+        return SecretTrainer(place.learner, 0, place.journal, secrecy, place.floors)
+    clients = place.topology.union.neighbors(0)
+    return SecretServer(secrecy, place.learner, place.settings, clients, place.stop, place.journal)
 
 
 def _prefixed(prefix: str, state: RoleState) -> RoleState:
@@ -456,7 +461,8 @@ def _clients(topology: Topology) -> range:
 
 
 def _sleepers(topology: Topology, settings: FedAvgSettings) -> Collection[int]:
-    return _clients(topology) if settings.coordinator == "fixed" else ()  # who sleeps does not vote
+    """All clients, unless they vote, or have to remember what they have given."""
+    return _clients(topology) if settings.coordinator == "fixed" and settings.privacy == "plain" else ()
 
 
 def starred(
@@ -479,11 +485,14 @@ def starred(
         require(not elected, f"course.coordinator is 'elect', which {name} does not go with; set it to fixed")
         return _cast(place, rule(place.learner, place.settings), server)
 
-    def sleepers(topology: Topology, _: object) -> Collection[int]:
-        return () if remembers else _clients(topology)
+    def sleepers(topology: Topology, settings: FedAvgSettings) -> Collection[int]:
+        return () if remembers else _sleepers(topology, settings)
 
     fits = compresses and server is Server  # then an update is made of the model that was sent last
-    return Course(name, settings, (server, Trainer), play, _clients, "star", _needs, sleepers, compresses=fits)
+    return Course(
+        name, settings, (server, Trainer), play, _clients, "star", _needs, sleepers,
+        compresses=fits, secret=_SECRET_ROLES if server is Server else (),
+    )  # fmt: skip
 
 
 FEDAVG = Course(
@@ -497,4 +506,5 @@ FEDAVG = Course(
     _sleepers,
     compresses=True,
     elected=(Council, Candidate),
+    secret=_SECRET_ROLES,
 )

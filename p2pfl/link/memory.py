@@ -194,6 +194,10 @@ class MemoryTransport:
         self.refused: Callable[[str, LinkError], None] | None = None  # nobody is turned away here
         self.caps = caps or {}
 
+    def admits(self, peer_id: str) -> bool:
+        """Everybody; see Transport."""
+        return True
+
     async def dial(self, address: str, expect: str | None = None) -> MemoryLink:
         """Link to whoever listens at the address; see Transport."""
         name = _name(address)

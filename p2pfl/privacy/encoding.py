@@ -42,6 +42,11 @@ class Ring:
         """Of an array of such integers."""
         return np.dtype("<u4") if self.bits == 32 else np.dtype("<u8")
 
+    def array(self, buffer: memoryview) -> Words:
+        """The integers in a buffer, in place."""
+        words: Words = np.frombuffer(buffer, dtype="<u4") if self.bits == 32 else np.frombuffer(buffer, dtype="<u8")
+        return words
+
     @property
     def word_bytes(self) -> int:
         """Of one integer."""
@@ -99,22 +104,28 @@ class Encoding:
 
         Raises ValueError for a weight or an entry that is none.
         """
+        words: Words = np.empty(len(vector) + FIGURES, dtype=ring.dtype)
+        for _ in self.encoding(words, vector, weight, loss, seed):
+            pass
+        return words
+
+    def encoding(self, words: Words, vector: Floats, weight: float, loss: float, seed: bytes) -> Iterator[None]:
+        """`encode` into `words`, in steps of a millisecond or two."""
         if not 0 <= weight <= 1 or not np.isfinite(vector).all():
             raise ValueError("only a finite vector of a weight between 0 and 1 can be encoded")
-        dither = np.frombuffer(random_stream(seed, _DITHER_BYTES * (len(vector) + FIGURES)), dtype="<u4")
-        words: Words = np.empty(len(vector) + FIGURES, dtype=ring.dtype)
+        dither = np.frombuffer(random_stream(seed, _DITHER_BYTES * len(words)), dtype="<u4")
         clipped: int = 0
-        for part in _chunks(len(vector)):
-            scaled = vector[part].astype(np.float64) * weight
+        for start in range(0, len(vector), _CHUNK):
+            scaled = vector[start : start + _CHUNK].astype(np.float64) * weight
             clipped += int(np.count_nonzero(np.abs(scaled) > self.clip))
             shifted = (np.clip(scaled, -self.clip, self.clip) + self.clip) * (self.top / (2 * self.clip))
-            into = slice(part.start + FIGURES, part.stop + FIGURES)
+            into = slice(start + FIGURES, start + FIGURES + len(scaled))
             words[into] = self._round(shifted, dither[into])
+            yield
         relative = min(max(loss, 0.0) / self.most_loss, 1.0) if math.isfinite(loss) else 0.0
         share = clipped / len(vector) if len(vector) else 0.0
         figures = np.array([weight, relative * weight, share])
         words[:FIGURES] = self._round(figures * self.top, dither[:FIGURES])
-        return words
 
     def decode(self, total: Words, clients: int) -> Mean:
         """The mean of so many clients' vectors, of the sum (d + 3,) of their integers.
@@ -143,7 +154,3 @@ class Encoding:
     def _round(self, shifted: npt.NDArray[np.float64], dither: npt.NDArray[np.uint32]) -> npt.NDArray[np.float64]:
         """Up or down, at random, so that the mean is exact. What is at the top stays there."""
         return np.minimum(np.floor(shifted + dither * (1 / 2**32)), self.top)
-
-
-def _chunks(size: int) -> Iterator[slice]:
-    return (slice(start, min(start + _CHUNK, size)) for start in range(0, size, _CHUNK))

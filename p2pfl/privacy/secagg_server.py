@@ -17,7 +17,7 @@ from p2pfl.errors import AggregationAborted
 from p2pfl.privacy.encoding import FIGURES, Words
 from p2pfl.privacy.secagg import Advert, Dealt, Revealed, Roster, Session, Verifies
 from p2pfl.privacy.secagg_client import Stage
-from p2pfl.privacy.secagg_masks import Mask, add_masks
+from p2pfl.privacy.secagg_masks import Mask, masking
 
 __all__ = ["Aggregator"]
 
@@ -164,12 +164,23 @@ class Aggregator:
     def unmask(self) -> Words:
         """The sum of the vectors of all survivors. Costs a mask for each of them, and more for those who are gone.
 
-        Raises AggregationAborted. Belongs on a thread.
+        Raises AggregationAborted.
         """
-        self._expect(Stage.DECIDED)
-        self._stage = Stage.OVER
-        add_masks(self._sum, list(self._left_over()), self.roster.binding)
+        for _ in self.unmasking():
+            pass
         return self._sum
+
+    def unmasking(self) -> Iterator[None]:
+        """`unmask` in steps of some milliseconds; then it gives the sum at once."""
+        if self._stage == Stage.OVER:
+            return
+        self._expect(Stage.DECIDED)
+        masks = []
+        for mask in self._left_over():
+            masks.append(mask)
+            yield
+        yield from masking(self._sum, masks, self.roster.binding)
+        self._stage = Stage.OVER
 
     def _left_over(self) -> Iterator[Mask]:
         """What is in the sum besides vectors, to be taken away."""

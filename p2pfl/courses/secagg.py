@@ -20,7 +20,7 @@ from p2pfl.errors import ConfigError, RemoteProtocolError, require
 from p2pfl.node.events import Event
 from p2pfl.node.node import Node
 from p2pfl.privacy.encoding import FIGURES, Encoding, Words
-from p2pfl.privacy.secagg import Advert, Terms
+from p2pfl.privacy.secagg import Terms
 from p2pfl.privacy.thresholds import Resilience, plan
 from p2pfl.wire.message import Message, Request
 from p2pfl.wire.tensor import Schema, Tensors, TensorSpec
@@ -87,10 +87,10 @@ class Shares(Message):
 
 
 class Share(Request[Shares]):
-    """Here is the whole list of the session."""
+    """Here is the whole list of the session: ids, keys and signatures."""
 
     session: str
-    adverts: list[Advert]
+    adverts: list[tuple[str, bytes, str]]
 
 
 class Masked(Message):

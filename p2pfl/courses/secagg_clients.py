@@ -99,7 +99,6 @@ class SecretClients(Clients):
         await self._mask(play)
         if secrecy.terms.resilience.active:
             await self._confirm(play)
-        play.aggregator.close_confirmations()
         await self._reveal(play)
         return await self._add_up(play, ask)
 
@@ -122,7 +121,7 @@ class SecretClients(Clients):
             play.aggregator.deal(peer.id, Dealt(shares.commitment, shares.sealed, shares.signature))
 
         adverts = play.aggregator.close_list()
-        ask = Share(play.nonce, list(adverts))
+        ask = Share(play.nonce, [(each.peer, each.keys, each.signature) for each in adverts])
         await self._ask(play, dict.fromkeys(play.of(advert.peer for advert in adverts), ask), take)
 
     async def _mask(self, play: _Play) -> None:
@@ -149,7 +148,7 @@ class SecretClients(Clients):
 
         asks = {
             peer: Reveal(play.nonce, play.survivors, play.aggregator.confirmations(peer.id))
-            for peer in play.of(play.aggregator.survivors)
+            for peer in play.of(play.aggregator.close_confirmations())
         }
         await self._ask(play, asks, take)
 

@@ -37,7 +37,7 @@ from p2pfl.journal.journal import Journal
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer, require_seat
 from p2pfl.privacy.encoding import Words
-from p2pfl.privacy.secagg import Session
+from p2pfl.privacy.secagg import Advert, Session
 from p2pfl.privacy.secagg_client import Client, Floors
 from p2pfl.privacy.secagg_masks import masking
 
@@ -149,7 +149,7 @@ class SecretTrainer(Trainer):
     async def share(self, ask: Share, peer: Peer) -> Shares:
         pledge = self._asked(peer, ask.session)
         with self._watched(peer.node, pledge.round):
-            dealt = pledge.client.share(ask.adverts)
+            dealt = pledge.client.share([Advert(*each) for each in ask.adverts])
         return Shares(dealt.commitment, dict(dealt.sealed), dealt.signature)
 
     @Mask.handler

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
@@ -54,16 +54,17 @@ class Terms:
     """That a client's update is weighed by; 0: all weigh the same."""
     schema: str
     """What the tensors are."""
+    digest: str = field(init=False, repr=False, compare=False)
+    """The same for the same terms only."""
+
+    def __post_init__(self) -> None:
+        said = [self.encoding, self.resilience, self.most_clients, self.most_examples, self.schema]
+        object.__setattr__(self, "digest", hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest())
 
     @property
     def ring(self) -> Ring:
         """Where the sum of them all does not wrap around."""
         return self.encoding.ring(self.most_clients)
-
-    @property
-    def digest(self) -> str:
-        """The same for the same terms only."""
-        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,7 @@ class Client:
         self._own_seed = bytearray(_drawn(signer))
         self._mask_key = bytearray(mask_key(_number(self._mask_seed)))
         self._roster: Roster | None = None
+        self._agreed: dict[str, bytearray] = {}  # what shares are sealed with, by neighbour
         self._held: dict[str, bytearray] = {}  # shares of both seeds of others, and of ourselves, by owner
         self._sharers: frozenset[str] = frozenset()
         self._survivors: frozenset[str] = frozenset()
@@ -138,6 +139,7 @@ class Client:
                 self._held[self.me] = bytearray(shares)
             else:
                 secret = agree(self._share_key, roster[holder].parts[0])
+                self._agreed[holder] = bytearray(secret)
                 sealed[holder] = seal(secret, roster.sid, self.me, holder, shares)
         bare = Dealt(commitment(_number(self._own_seed)), sealed, "")
         return Dealt(bare.commitment, sealed, self._sign("share", *bare.body))
@@ -158,9 +160,8 @@ class Client:
             raise AggregationAborted("the shares that came are not those of our neighbours who have shared")
         self._enough(self._sharers, "have shared")
         for peer in there:
-            secret = agree(self._share_key, roster[peer].parts[0])
             try:
-                shares = open_sealed(secret, roster.sid, peer, self.me, sealed[peer])
+                shares = open_sealed(bytes(self._agreed[peer]), roster.sid, peer, self.me, sealed[peer])
             except RemoteProtocolError as error:
                 raise AggregationAborted("has sealed shares for us that do not open", culprits=(peer,)) from error
             if len(shares) != _SHARES_BYTES:
@@ -280,9 +281,11 @@ class Client:
         return self._signer.sign(self.session.statement(stage, *body))
 
     def _forget(self) -> None:
-        for secret in (self._share_key, self._mask_key, self._mask_seed, self._own_seed, *self._held.values()):
+        keys = (self._share_key, self._mask_key, self._mask_seed, self._own_seed)
+        for secret in (*keys, *self._agreed.values(), *self._held.values()):
             secret[:] = bytes(len(secret))
         self._answers.pop(Stage.MASKED, None)  # the secrets of our masks
+        self._agreed.clear()
         self._held.clear()
 
     def __repr__(self) -> str:

@@ -138,10 +138,12 @@ class Aggregator:
         """What a client needs to see, of its neighbours and itself, to reveal."""
         return {other: self._confirmed[other] for other in self.roster.holders(peer) if other in self._confirmed}
 
-    def close_confirmations(self) -> None:
-        """No more of them."""
+    def close_confirmations(self) -> frozenset[str]:
+        """Who may be asked to reveal: without consistency, all whose vectors are in the sum."""
         self._expect(Stage.CONFIRMED)
         self._stage = Stage.DECIDED
+        active = self.session.terms.resilience.active
+        return frozenset(self._confirmed) if active else self._survivors
 
     # -- reveal ----------------------------------------------------------------------------------------------------
 

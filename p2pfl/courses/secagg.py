@@ -124,6 +124,7 @@ class Confirm(Request[Confirmation]):
 class Seeds(Message):
     """The answer to Reveal: shares, by owner, of the own seeds of survivors and of the mask keys of the others."""
 
+    session: str
     own: dict[str, bytes]
     mask: dict[str, bytes]
     signature: str

@@ -186,7 +186,7 @@ class SecretTrainer(Trainer):
             self._revealed = pledge.client.decide(ask.survivors, ask.confirmations).hex()
             await self._keep()
             revealed = self._pledged(ask.session).client.reveal()
-        return Seeds(dict(revealed.own), dict(revealed.mask), revealed.signature)
+        return Seeds(ask.session, dict(revealed.own), dict(revealed.mask), revealed.signature)
 
     # -- what they have in common ----------------------------------------------------------------------------------
 

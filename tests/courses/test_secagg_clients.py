@@ -157,7 +157,7 @@ class Liar(SecretTrainer):
         own = {owner: bytes(31) + b"\1" for owner in true.own}
         client = self._pledge.client
         statement = client.session.statement("reveal", client.roster.sid, *Revealed(own, true.mask, "").body)
-        return Seeds(own, true.mask, client._signer.sign(statement))
+        return Seeds(true.session, own, true.mask, client._signer.sign(statement))
 
 
 def test_who_reveals_wrong_shares_is_named_and_left_out_of_nothing_else() -> None:

@@ -311,3 +311,13 @@ async def test_leaving_the_block_ends_the_waiting_for_those_who_are_away(star: S
     await asyncio.sleep(60)
     assert star.hub.peer("w3").connected
     assert star.roles[3].begun == 0
+
+
+async def test_each_peer_has_a_request_of_its_own(star: Star) -> None:
+    asks = {peer: Ping(10 * index) for index, peer in enumerate(star.peers)}
+    async with star.hub.ask_each(asks) as replies:
+        found = {peer: reply.n async for peer, reply in replies}
+    assert found == {peer: 10 * index for index, peer in enumerate(star.peers)}
+    async with star.hub.ask_each({}) as replies:
+        assert [reply async for reply in replies] == []
+    assert star.idle

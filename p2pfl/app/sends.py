@@ -19,7 +19,7 @@ from p2pfl.wire.message import Message
 
 __all__ = ["Sends", "Signature", "sends_of", "signature_of"]
 
-_VERBS = {"tell", "tell_all", "ask", "ask_all", "ask_each"}
+_VERBS = {"tell", "tell_all", "ask", "ask_all"}
 _SHARED = ("p2pfl.courses.", "p2pfl.council.")
 Resolve = Callable[[ast.expr | None], Any]
 

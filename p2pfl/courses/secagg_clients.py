@@ -35,6 +35,7 @@ from p2pfl.errors import AggregationAborted, RemoteProtocolError
 from p2pfl.journal.certificate import Contribution
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
+from p2pfl.node.replies import Replies
 from p2pfl.privacy.secagg import Advert, Dealt, Revealed, Session
 from p2pfl.privacy.secagg_server import Aggregator
 from p2pfl.wire.message import Request
@@ -104,7 +105,7 @@ class SecretClients(Clients):
 
     async def _ask(self, play: _Play, requests: Mapping[Peer, Request[ReplyT]], take: _Take[ReplyT]) -> None:
         """A stage behind the first: all who are left are waited for, since each that is lost costs the others."""
-        replies = play.node.ask_each(requests, rejoin_seconds=self.patience(play.node))
+        replies = Replies(play.node, requests, self.patience(play.node))
         await self._gather(replies, play.node, play.round, take, len(requests))
 
     async def _advertise(self, play: _Play, ask: Train) -> None:

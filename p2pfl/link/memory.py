@@ -182,11 +182,7 @@ class MemoryTransport:
     scheme = "memory:<peer id>"
 
     def __init__(
-        self,
-        network: MemoryNetwork,
-        peer_id: str,
-        caps: dict[str, object] | None = None,
-        signer: Signer | None = None,
+        self, network: MemoryNetwork, peer_id: str, caps: dict[str, object] | None = None, signer: Signer | None = None
     ) -> None:
         self.network = network
         self.peer_id = peer_id

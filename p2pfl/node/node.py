@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from types import TracebackType
@@ -256,10 +256,6 @@ class Node:
     ) -> Replies[ReplyT]:
         """Ask many at once; the request is encoded once. Who is lost has so long to come back. See Replies."""
         return Replies(self, dict.fromkeys(peers, request), rejoin_seconds)
-
-    def ask_each(self, requests: Mapping[Peer, Request[ReplyT]], *, rejoin_seconds: float = 0.0) -> Replies[ReplyT]:
-        """`ask_all`, with a request for each peer. They are of one type."""
-        return Replies(self, requests, rejoin_seconds)
 
     async def tell_all(self, peers: Iterable[Peer], message: Message) -> list[Peer]:
         """Tell many; the message is encoded once. Those that were not reached are given back.

@@ -39,7 +39,7 @@ CASES: dict[str, Case] = {  # course, settings, topology
     "full": ("pushsum", {}, {"family": "full", "n": 4}),
 }
 SEEDS = int(os.environ.get("P2PFL_SEEDS", "200"))
-COST = {"secret": 4}  # how much longer a run takes
+COST = {"secret": 8}  # how much longer a run takes
 Found = tuple[str, int, tuple[Fault, ...]]
 REGRESSIONS: dict[str, Found] = {
     "a root that is killed after it has handed out the result": (

@@ -149,6 +149,8 @@ class Roster:
         """Raises AggregationAborted, naming whose entry is wrong, also where no list of this length will do."""
         self.adverts = tuple(adverts)
         self.peers: tuple[str, ...] = tuple(advert.peer for advert in self.adverts)
+        if len(self.peers) > session.terms.most_clients:
+            raise AggregationAborted(f"the list has {len(self.peers)} clients, and the course fewer")
         if any(one >= other for one, other in pairwise(self.peers)):
             raise AggregationAborted("the list of clients is not in the order of their ids, each once")
         for advert in self.adverts:
@@ -156,8 +158,6 @@ class Roster:
         keys = [key for advert in self.adverts for key in advert.parts]
         if len(set(keys)) < len(keys):
             raise AggregationAborted("two clients of the list have one key")
-        if len(self.peers) > session.terms.most_clients:
-            raise AggregationAborted(f"the list has {len(self.peers)} clients, and the course fewer")
         self.session = session
         try:
             self.plan: Plan = plan(len(self.peers), session.terms.resilience)

@@ -308,19 +308,13 @@ class Server(Leader):
         rule: Rule | None = None,
     ) -> None:
         """`clients`: the seats that are asked to train; `stop`: the round, from 0, before which to pause."""
-        asked = self._clients_of(clients, learner, settings, rule, certify=journal is not None)
+        asked = self._clients_of(clients, learner, settings.rules, rule, certify=journal is not None)
         super().__init__(learner, settings, asked, Durable(journal), stop, rule)
 
     def _clients_of(
-        self,
-        seats: Iterable[int],
-        learner: Learner,
-        settings: FedAvgSettings,
-        rule: Rule | None,
-        *,
-        certify: bool,
+        self, seats: Iterable[int], learner: Learner, rules: RoundRules, rule: Rule | None, *, certify: bool
     ) -> Clients:
-        return Clients(seats, settings.rules, learner, up=None if rule is None else rule.up, certify=certify)
+        return Clients(seats, rules, learner, up=None if rule is None else rule.up, certify=certify)
 
     async def run(self, node: Node) -> None:
         node.agree(self._served.schema, *self._rule.down.schemas, *self._rule.up.schemas)
@@ -355,15 +349,9 @@ class SecretServer(Server):
         super().__init__(learner, settings, clients, stop, journal, secrecy.rule)
 
     def _clients_of(
-        self,
-        seats: Iterable[int],
-        learner: Learner,
-        settings: FedAvgSettings,
-        rule: Rule | None,
-        *,
-        certify: bool,
+        self, seats: Iterable[int], learner: Learner, rules: RoundRules, rule: Rule | None, *, certify: bool
     ) -> Clients:
-        return SecretClients(seats, settings.rules, learner, self._secrecy, certify=certify)
+        return SecretClients(seats, rules, learner, self._secrecy, certify=certify)
 
 
 class Elected(Leader):

@@ -83,6 +83,11 @@ class SecretTrainer(Trainer):
             self._given.extend(str(kept["given"]).split())
             self._revealed = str(kept["revealed"])
 
+    @property
+    def only_trains(self) -> bool:
+        """Never: who does no more than that shows its update."""
+        return False
+
     async def run(self, node: Node) -> None:
         try:
             await super().run(node)

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from p2pfl.app.build import prepare
+from p2pfl.app.config import from_mapping
 from p2pfl.courses.course import Place
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
 from p2pfl.courses.messages import Evaluate, Train
@@ -278,3 +280,12 @@ async def test_secrets_are_gone_with_the_course() -> None:
     client = trainer._pledge.client
     trainer._leave()
     assert not any(map(any, (client._share_key, client._mask_key, client._mask_seed, client._own_seed)))
+
+
+def test_nobody_without_the_protocol_can_take_its_place() -> None:
+    """A client that needs no torch would answer with its update."""
+    table = Table()
+    assert not any(trainer.only_trains for trainer in table.trainers.values())
+    setup = prepare(from_mapping({"course": {"name": "fedavg", "privacy": CONSISTENT}, "data": {"subsample": 0.1}}))
+    assert setup.plain_layout == ()
+    assert prepare(from_mapping({"course": {"name": "fedavg"}, "data": {"subsample": 0.1}})).plain_layout

@@ -142,7 +142,7 @@ def test_our_own_entry_must_be_there_as_we_signed_it() -> None:
 def test_nobody_is_on_the_list_twice_or_under_anothers_key() -> None:
     _, client, adverts = advertised()
     with pytest.raises(AggregationAborted, match="in the order of their ids, each once"):
-        client.share([*adverts, adverts[-1]])
+        client.share([*adverts[:-1], adverts[-2]])
     session, client, adverts = advertised()
     copied = replace(adverts[1], keys=adverts[2].keys)
     signature = session.signers[1].sign(session.session.advertised(copied.keys))

@@ -405,13 +405,12 @@ def _play(place: Place) -> tuple[object, ...]:
 def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[object, ...]:
     """The server, or a client, of a rule."""
     settings = place.settings
+    plain = tuned(plain, settings.finetuning(place.learner.train))
     if settings.privacy != "plain":
         in_rounds = f"course.privacy does not go with {settings.name}, which has no rounds; set it to 'plain'"
         require(server is Server, in_rounds)
         return (_secret(place, Secrecy.of(place, plain)),)
-    rule = compressed(
-        tuned(plain, settings.finetuning(place.learner.train)), place.learner, place.compress, place.tally
-    )
+    rule = compressed(plain, place.learner, place.compress, place.tally)
     require(
         not place.compress.up.incremental or settings.hears_all,
         "compress.up.memory is 'ef21', which needs equal weights and every update; set course.weights to equal, "

@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from functools import cached_property
 from itertools import pairwise
 
@@ -34,12 +35,23 @@ from p2pfl.errors import AggregationAborted, ConfigError
 from p2pfl.privacy.encoding import Encoding, Ring
 from p2pfl.privacy.thresholds import Plan, Resilience, plan
 
-__all__ = ["Advert", "Dealt", "Revealed", "Roster", "Session", "Terms", "digest_of"]
+__all__ = ["Advert", "Dealt", "Revealed", "Roster", "Session", "Stage", "Terms", "digest_of"]
 
 _TAG = b"p2pfl secagg v1\0"
 KEY_BYTES = 32
 Verifies = Callable[[str, bytes, str], bool]
 """Whether the node of an id has signed a statement so."""
+
+
+class Stage(IntEnum):
+    """How far a session is."""
+
+    ADVERTISED = 1
+    SHARED = 2
+    MASKED = 3
+    CONFIRMED = 4
+    DECIDED = 5  # what is revealed is settled
+    OVER = 6
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import TypeVar
 
 import msgspec
@@ -28,10 +27,10 @@ from p2pfl.crypto.masks import (
 from p2pfl.crypto.shares import split
 from p2pfl.crypto.signing import Signer
 from p2pfl.errors import AggregationAborted, RemoteProtocolError, require
-from p2pfl.privacy.secagg import KEY_BYTES, Advert, Dealt, Revealed, Roster, Session, digest_of
+from p2pfl.privacy.secagg import KEY_BYTES, Advert, Dealt, Revealed, Roster, Session, Stage, digest_of
 from p2pfl.privacy.secagg_masks import Mask
 
-__all__ = ["Client", "Floors", "Stage"]
+__all__ = ["Client", "Floors"]
 
 AnswerT = TypeVar("AnswerT")
 _FIELD_BYTES = 48  # that an element of the field is drawn from
@@ -70,17 +69,6 @@ class Floors:
                 f"{plan.threshold} of {plan.degree + 1} shares would reveal, and we ask for more than "
                 f"{self.min_threshold:g} of them"
             )
-
-
-class Stage(IntEnum):
-    """How far a client is."""
-
-    ADVERTISED = 1
-    SHARED = 2
-    MASKED = 3
-    CONFIRMED = 4
-    DECIDED = 5  # what is revealed is settled
-    OVER = 6
 
 
 class Client:

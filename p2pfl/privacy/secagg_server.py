@@ -15,8 +15,7 @@ from p2pfl.crypto.masks import SCALAR_BYTES, agree, commitment, mask_key, public
 from p2pfl.crypto.shares import PRIME, SharesInconsistent, correct
 from p2pfl.errors import AggregationAborted
 from p2pfl.privacy.encoding import FIGURES, Words
-from p2pfl.privacy.secagg import Advert, Dealt, Revealed, Roster, Session, Verifies
-from p2pfl.privacy.secagg_client import Stage
+from p2pfl.privacy.secagg import Advert, Dealt, Revealed, Roster, Session, Stage, Verifies
 from p2pfl.privacy.secagg_masks import Mask, masking
 
 __all__ = ["Aggregator"]

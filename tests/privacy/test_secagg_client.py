@@ -7,8 +7,8 @@ import pytest
 
 from p2pfl.crypto.masks import public_of
 from p2pfl.errors import AggregationAborted, ConfigError, RemoteProtocolError
-from p2pfl.privacy.secagg import Advert, Session
-from p2pfl.privacy.secagg_client import Client, Floors, Stage
+from p2pfl.privacy.secagg import Advert, Session, Stage
+from p2pfl.privacy.secagg_client import Client, Floors
 from p2pfl.privacy.secagg_masks import add_masks
 from p2pfl.privacy.thresholds import Resilience
 from tests.privacy.session import Play, digest, play, signer, terms

@@ -21,7 +21,8 @@ P2pflError
 ├── RemoteError               the peer's handler failed; names the node, the request and the reason
 │   └── RemoteUnready         no role of the peer handles the request: it may come yet
 ├── CourseError               a course that cannot go on
-│   └── PeersLost             no node of the course could be reached for too long
+│   ├── PeersLost             no node of the course could be reached for too long
+│   └── AggregationAborted    a secure aggregation that must not go on; names who has broken it
 ├── JournalError              what must outlive the process cannot be written, or read
 └── ComputeError              a job that could not be computed where it was sent
 """
@@ -127,6 +128,14 @@ class CourseError(P2pflError):
 
 class PeersLost(CourseError):
     """No node of the course could be reached for too long. What was committed is safe."""
+
+
+class AggregationAborted(CourseError):
+    """A secure aggregation must not go on. `culprits` are the peer ids of who has broken it, if that can be told."""
+
+    def __init__(self, sentence: str, culprits: tuple[str, ...] = ()) -> None:
+        super().__init__(f"{', '.join(culprits)} {sentence}" if culprits else sentence)
+        self.culprits = culprits
 
 
 class JournalError(P2pflError):

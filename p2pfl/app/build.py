@@ -23,6 +23,7 @@ from p2pfl.learn.partition import partition, partition_test
 from p2pfl.learn.specs import MetricsSpec
 from p2pfl.learn.tiers import Tier, tier_of
 from p2pfl.learn.train import fit
+from p2pfl.privacy.secagg_client import Floors
 from p2pfl.topology.families import build
 from p2pfl.topology.file import loads
 from p2pfl.topology.schedule import Schedule
@@ -108,9 +109,14 @@ class Setup:
         )
 
     def roles(
-        self, seat: int, compute: Compute, stop: int | None = None, journal: Journal | None = None
+        self,
+        seat: int,
+        compute: Compute,
+        stop: int | None = None,
+        journal: Journal | None = None,
+        floors: Floors | None = None,
     ) -> tuple[object, ...]:
-        """The roles of one seat. `stop`: the round, from 0, before which they pause.
+        """The roles of one seat. `stop`: the round, from 0, before which they pause; `floors`: what this host asks.
 
         With a journal they commit their rounds there, and go on after the last that was committed.
         """
@@ -124,6 +130,7 @@ class Setup:
                 journal,
                 self.config.compress,
                 self.tally,
+                floors or Floors(),
             )
         )
         if journal is not None and (last := journal.last()) is not None:

@@ -89,9 +89,7 @@ def fuzz_command(arguments: list[str]) -> int:
     logging.getLogger("p2pfl").addHandler(logging.NullHandler())  # that handlers fail is part of what is tried
     course, settings, own, metrics = _course(options.course)
     asked = _names("--faults", options.faults, FAULTS)
-    invariants = _names("--invariants", options.invariants, CHECKERS) or checked(
-        course.name, personal=bool(getattr(settings, "finetune_epochs", 0))
-    )
+    invariants = _names("--invariants", options.invariants, CHECKERS) or checked(course.name, settings)
     topologies = [_topology(text) for text in options.topologies.split(",")] if options.topologies else [own]
     trials = [Trial(course, settings, topology, invariants, metrics=metrics) for topology in topologies]
     kinds = asked or trials[0].bears

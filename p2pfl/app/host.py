@@ -74,7 +74,7 @@ class Host:
         setup, seat, folder = enrolled.setup, enrolled.mark.seat, enrolled.folder
         self._station.probed.course = course_hash(setup.config)
         self._station.probed.model_bytes = 4 * setup.model.layout.numel  # float32
-        roles = setup.roles(seat, self._meter.on(self._compute), journal=enrolled.journal)
+        roles = setup.roles(seat, self._meter.on(self._compute), journal=enrolled.journal, floors=self._options.floors)
         recording = _Recording(folder, self._display)
         node.observe(recording)
         node.add(enrolled.courier, *roles)
@@ -82,6 +82,10 @@ class Host:
         await node.members.announce(seat=seat)
         self._display.line(f"seat {seat} of {setup.topology!r}")
         began = time.monotonic()
+        if seat in setup.shards and getattr(setup.config.course, "privacy", "plain") == "plain":
+            self._display.line(
+                "course.privacy is plain: who gets this node's updates can learn of its examples from them"
+            )
         remembering = asyncio.create_task(remember(node, enrolled.mark, folder))
         try:
             await node.run()

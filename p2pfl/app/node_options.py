@@ -13,6 +13,7 @@ from p2pfl.app.config import Config, load_config, with_topology
 from p2pfl.app.options import parse
 from p2pfl.app.station import StationOptions
 from p2pfl.errors import ConfigError
+from p2pfl.privacy.secagg_client import Floors
 
 __all__ = ["Hosting", "Joining", "LocalData", "NodeOptions", "host_command"]
 
@@ -32,6 +33,19 @@ class NodeOptions(StationOptions):
     """Name of the run folder; by default course, hash and date."""
     fresh: bool = False
     """Begin a new run, even if there is one of this course and node that did not come to its end."""
+    min_cohort: int = 3
+    """Where updates are added up in secret, this node gives its own to no sum of fewer."""
+    sessions_per_hour: int = 0
+    """It takes part in so many sums within an hour at most; 0: in any number."""
+
+    def __post_init__(self) -> None:
+        StationOptions.__post_init__(self)
+        _ = self.floors  # which checks them
+
+    @property
+    def floors(self) -> Floors:
+        """What this node asks of who wants its update, whatever the course says."""
+        return Floors(self.min_cohort, sessions_per_hour=self.sessions_per_hour)
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,9 +95,10 @@ class Trial:
 
     @property
     def bears(self) -> tuple[str, ...]:
-        """The kinds of faults that it is to survive: a voter whose disk forgets has no part in its run any more."""
+        """The kinds of faults that it is to survive: whose disk must not forget has no part in its run if it does."""
         elects = getattr(self.settings, "coordinator", "fixed") == "elect"
-        return tuple(kind for kind in FAULTS if not elects or kind != "rot")
+        conceals = getattr(self.settings, "privacy", "plain") != "plain"
+        return tuple(kind for kind in FAULTS if not (elects or conceals) or kind != "rot")
 
     @cached_property
     def ground(self) -> Ground:

@@ -13,6 +13,7 @@ from p2pfl.journal.journal import Journal
 from p2pfl.journal.state import State
 from p2pfl.learn.compression import CompressSpec
 from p2pfl.learn.entropy import Tally
+from p2pfl.privacy.secagg_client import Floors
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.schedule import Schedule
 
@@ -31,6 +32,7 @@ class Place:
     journal: Journal | None = None  # where what must outlive the process is kept; None: nothing need outlive it
     compress: CompressSpec = field(default_factory=CompressSpec)  # for a course that `compresses`
     tally: Tally = field(default_factory=Tally)  # of what comes to all seats that have it in common
+    floors: Floors = field(default_factory=Floors)  # what this node asks of who wants its update
 
 
 RoleState = State
@@ -87,7 +89,10 @@ class Course:
     compresses: bool = False  # whether it does what the table [compress] asks for
     rotates: bool = False  # whether each round is led, and told of, by another seat
     elected: tuple[type, ...] = ()  # every role that `play` may give where the settings have the coordinator elected
+    secret: tuple[type, ...] = ()  # every role that `play` may give where the settings have `privacy`
 
     def cast(self, settings: Any = None) -> tuple[type, ...]:
         """The roles that there are with these settings, or with the default ones."""
-        return self.elected if getattr(settings, "coordinator", "fixed") == "elect" else self.roles
+        if getattr(settings, "coordinator", "fixed") == "elect":
+            return self.elected
+        return self.roles if getattr(settings, "privacy", "plain") == "plain" else self.secret

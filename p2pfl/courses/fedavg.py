@@ -10,8 +10,8 @@ Deviation: a cohort is drawn from the clients that are linked at the start of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -31,6 +31,9 @@ from p2pfl.courses.rounds import Clients, Collected, RoundRules
 from p2pfl.courses.rules import Rule, averaging
 from p2pfl.courses.samplers import SAMPLERS, SamplerSpec
 from p2pfl.courses.scores import BY_CLIENTS
+from p2pfl.courses.secagg import PRIVACY, SecAggSpec, Secrecy
+from p2pfl.courses.secagg_clients import SecretClients
+from p2pfl.courses.secagg_trainer import SecretTrainer
 from p2pfl.courses.trainer import Trainer
 from p2pfl.errors import CourseError, require
 from p2pfl.journal.certificate import Certificate
@@ -41,7 +44,7 @@ from p2pfl.node.node import Node
 from p2pfl.topology.graph import Topology
 from p2pfl.wire.tensor import Tensors
 
-__all__ = ["FEDAVG", "Elected", "FedAvgSettings", "Leader", "Server", "Trainer", "starred"]
+__all__ = ["FEDAVG", "Elected", "FedAvgSettings", "Leader", "SecretServer", "Server", "Trainer", "starred"]
 
 _FIRST_TERM = 1
 _CENTRAL = "central."  # before the names of what the server's half remembers
@@ -116,6 +119,10 @@ class FedAvgSettings:
     diagnose: bool = False
     """Tell of each round how alike the updates are: dissimilarity, gradient diversity, norm, distance to their mean. It
     costs a pass over each update."""
+    privacy: str = "plain"
+    """`plain`: the server sees the update of each client; `secagg`: it sees only their sum, if it follows the protocol;
+    `secagg+consistency`: and even if it does not."""
+    secagg: SecAggSpec = field(default_factory=SecAggSpec)
 
     def __post_init__(self) -> None:
         for name in ("rounds", "evaluate_every", "most_examples", "candidates", "groups"):
@@ -135,11 +142,14 @@ class FedAvgSettings:
         unheard = self.best_by.startswith(BY_CLIENTS) and self.evaluate not in ("clients", "both")
         require(not unheard, f"course.best_by is {self.best_by!r}; set course.evaluate to clients or both")
         if self.coordinator == "elect":
-            for name, only in _ELECTED.items():
-                value = getattr(self, name)
-                require(
-                    value in only, f"course.{name} is {value!r}; with course.coordinator = 'elect' it must be {only}"
-                )
+            self._only(_ELECTED, "course.coordinator = 'elect'")
+        if self.privacy != "plain":
+            self._only(_SECRET, f"course.privacy = {self.privacy!r}")
+
+    def _only(self, choices: Mapping[str, tuple[object, ...]], where: str) -> None:
+        for name, only in choices.items():
+            value = getattr(self, name)
+            require(value in only, f"course.{name} is {value!r}; with {where} it must be one of {only}")
 
     @property
     def aim(self) -> Goal:
@@ -185,6 +195,7 @@ _CHOICES = {
     "evaluate": ("server", "clients", "both", "none"),
     "keep": ("last", "best"),
     "best_is": BETTER,
+    "privacy": PRIVACY,
 }
 _ELECTED = {
     "keep": ("last",),
@@ -193,6 +204,12 @@ _ELECTED = {
     "finetune_epochs": (0,),
     "unseen": (0,),
 }  # what a successor can go on with
+_SECRET = {
+    "coordinator": ("fixed",),
+    "sampler": ("uniform",),
+    "evaluate": ("server", "none"),
+    "diagnose": (False,),
+}  # nothing of one client
 
 
 class Leader:
@@ -320,9 +337,13 @@ class Server(Leader):
         rule: Rule | None = None,
     ) -> None:
         """`clients`: the seats that are asked to train; `stop`: the round, from 0, before which to pause."""
-        up = None if rule is None else rule.up
-        asked = Clients(clients, settings.rules, learner, up=up, certify=journal is not None)
+        asked = self._clients_of(clients, learner, settings.rules, rule, certify=journal is not None)
         super().__init__(learner, settings, asked, Durable(journal), stop, rule)
+
+    def _clients_of(
+        self, seats: Iterable[int], learner: Learner, rules: RoundRules, rule: Rule | None, *, certify: bool
+    ) -> Clients:
+        return Clients(seats, rules, learner, up=None if rule is None else rule.up, certify=certify)
 
     async def run(self, node: Node) -> None:
         node.agree(self._served.schema, *self._rule.down.schemas, *self._rule.up.schemas)
@@ -339,6 +360,27 @@ class Server(Leader):
         if not self._updates:
             raise CourseError(f"none of {self._round} rounds brought an update: see what each client was missing for")
         node.emit(CourseEnded(self._round, reason))
+
+
+class SecretServer(Server):
+    """The fixed coordinator that sees no update, but only what they come to together."""
+
+    def __init__(
+        self,
+        secrecy: Secrecy,
+        learner: Learner,
+        settings: FedAvgSettings,
+        clients: Iterable[int],
+        stop: int | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        self._secrecy = secrecy
+        super().__init__(learner, settings, clients, stop, journal, secrecy.rule)
+
+    def _clients_of(
+        self, seats: Iterable[int], learner: Learner, rules: RoundRules, rule: Rule | None, *, certify: bool
+    ) -> Clients:
+        return SecretClients(seats, rules, learner, self._secrecy, certify=certify)
 
 
 class Elected(Leader):
@@ -377,6 +419,9 @@ class Candidate(Member):
         return Elected(self, term)
 
 
+_SECRET_ROLES = (SecretServer, SecretTrainer)
+
+
 def _play(place: Place) -> tuple[object, ...]:
     if place.settings.coordinator == "elect":
         require(place.stop is None, "--checkpoint-every does not go with course.coordinator = 'elect'; leave it out")
@@ -393,9 +438,12 @@ def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[obj
         require(place.compress.plain, "course.diagnose does not go with [compress]; leave one of them out")
         unlike = f"course.diagnose compares updates, and those of {settings.name} are of different things"
         require(plain.comparable, f"{unlike}; leave it out")
-    rule = compressed(
-        tuned(plain, settings.finetuning(place.learner.train)), place.learner, place.compress, place.tally
-    )
+    plain = tuned(plain, settings.finetuning(place.learner.train))
+    if settings.privacy != "plain":
+        in_rounds = f"course.privacy does not go with {settings.name}, which has no rounds; set it to 'plain'"
+        require(server is Server, in_rounds)
+        return (_secret(place, Secrecy.of(place, plain)),)
+    rule = compressed(plain, place.learner, place.compress, place.tally)
     require(
         not place.compress.up.incremental or settings.hears_all,
         "compress.up.memory is 'ef21', which needs equal weights and every update; set course.weights to equal, "
@@ -405,6 +453,14 @@ def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[obj
         return (Trainer(place.learner, 0, place.journal, rule),)
     clients = place.topology.union.neighbors(0)
     return (server(place.learner, settings, clients, place.stop, place.journal, rule),)
+
+
+def _secret(place: Place, secrecy: Secrecy) -> SecretServer | SecretTrainer:
+    """The server, or a client, that adds up in secret."""
+    if place.seat:
+        return SecretTrainer(place.learner, 0, place.journal, secrecy, place.floors)
+    clients = place.topology.union.neighbors(0)
+    return SecretServer(secrecy, place.learner, place.settings, clients, place.stop, place.journal)
 
 
 def _needs(topology: Topology) -> str | None:
@@ -417,7 +473,8 @@ def _clients(topology: Topology) -> range:
 
 
 def _sleepers(topology: Topology, settings: FedAvgSettings) -> Collection[int]:
-    return _clients(topology) if settings.coordinator == "fixed" else ()  # who sleeps does not vote
+    """All clients, unless they vote, or have to remember what they have given."""
+    return _clients(topology) if settings.coordinator == "fixed" and settings.privacy == "plain" else ()
 
 
 def starred(
@@ -440,11 +497,14 @@ def starred(
         require(not elected, f"course.coordinator is 'elect', which {name} does not go with; set it to fixed")
         return _cast(place, rule(place.learner, place.settings), server)
 
-    def sleepers(topology: Topology, _: object) -> Collection[int]:
-        return () if remembers else _clients(topology)
+    def sleepers(topology: Topology, settings: FedAvgSettings) -> Collection[int]:
+        return () if remembers else _sleepers(topology, settings)
 
     fits = compresses and server is Server  # then an update is made of the model that was sent last
-    return Course(name, settings, (server, Trainer), play, _clients, "star", _needs, sleepers, compresses=fits)
+    return Course(
+        name, settings, (server, Trainer), play, _clients, "star", _needs, sleepers,
+        compresses=fits, secret=_SECRET_ROLES if server is Server else (),
+    )  # fmt: skip
 
 
 FEDAVG = Course(
@@ -458,4 +518,5 @@ FEDAVG = Course(
     _sleepers,
     compresses=True,
     elected=(Council, Candidate),
+    secret=_SECRET_ROLES,
 )

@@ -83,7 +83,7 @@ class AsyncSettings(FedAvgSettings):
         return Staleness(self.discount, self.discount_a, self.discount_b)
 
 
-_OF_ROUNDS = {"fraction": 1.0, "over_selection": 0.0, "quorum": 1.0, "grace_seconds": 0.0}
+_OF_ROUNDS = {"fraction": 1.0, "over_selection": 0.0, "quorum": 1.0, "grace_seconds": 0.0, "privacy": "plain"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,8 @@ class HierarchicalSettings(FedAvgSettings):
         if self.edge_rounds < 1:
             raise ConfigError(f"course.edge_rounds is {self.edge_rounds}; it must be at least 1")
         require(self.unseen == 0, "course.unseen is set, and hierarchical has all clients train; leave it out")
+        plain = f"course.privacy is {self.privacy!r}, and edges see each update; set it to 'plain', or take fedavg"
+        require(self.privacy == "plain", plain)
 
 
 class Edge:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from random import Random
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
@@ -21,11 +21,13 @@ from p2pfl.courses.messages import Evaluate, Finish, Score, Train, Update, numbe
 from p2pfl.courses.parts import Parts
 from p2pfl.courses.samplers import SamplerSpec, Seen
 from p2pfl.courses.scores import CLIENT, UNSEEN, ClientsEvaluated, Scores, weighted_mean
-from p2pfl.errors import ComputeError, RemoteProtocolError, require
+from p2pfl.errors import AggregationAborted, ComputeError, RemoteProtocolError, require
 from p2pfl.journal.certificate import Contribution
 from p2pfl.node.events import Event, UpdateMissing
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
+from p2pfl.node.replies import Replies
+from p2pfl.wire.message import Message
 from p2pfl.wire.tensor import Tensors
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "stopwatch",
 ]
 
+ReplyT = TypeVar("ReplyT", bound=Message)
 LATE = "nothing came before the deadline"
 _PAUSE_SECONDS = 1.0
 _LINGER_SECONDS = 5.0
@@ -267,31 +270,56 @@ class Clients:
 
         `diagnosis`: what the updates are to be looked at with.
         """
-        enough = min(self.rules.enough(len(self._trainers)), len(cohort))
         own = [self.learner.seat] if cohort.own else []
         harvest = Harvest(node, self, sorted([*map(seat_of, cohort.peers), *own]), diagnosis)
-        watch = stopwatch()
+
+        async def take(peer: Peer, update: Update, seconds: float) -> None:
+            await harvest.take(peer, update, ask.round)
+            self.came(node, peer, update, seconds)
+
+        async def train_too() -> int:
+            await self._train_too(node, ask, harvest)  # meanwhile, the others train
+            return harvest.mean.count
+
+        enough = min(self.rules.enough(len(self._trainers)), len(cohort))
         replies = node.ask_all(cohort.peers, ask, rejoin_seconds=self.patience(node))
+        await self._gather(replies, node, ask.round, take, enough, train_too if cohort.own else None)
+        await self.dismiss(node, cohort.peers)
+        return harvest.collected()
+
+    async def _gather(
+        self,
+        replies: Replies[ReplyT],
+        node: Node,
+        round: int,
+        take: Callable[[Peer, ReplyT, float], Awaitable[None]],
+        enough: int,
+        first: Callable[[], Awaitable[int]] | None = None,
+    ) -> None:
+        """Take what clients answer, with the seconds that it took, until there is enough or no time is left.
+
+        `take` raises AggregationAborted, RemoteProtocolError or ValueError for what cannot be used. Who gives nothing
+        of use is missed. `first`: what we do ourselves before we look at answers; how many that are.
+        """
+        watch, came = stopwatch(), 0
         with suppress(TimeoutError):
             async with asyncio.timeout(self.rules.deadline_seconds or None) as limit, replies:
-                if cohort.own:
-                    await self._train_too(node, ask, harvest)  # meanwhile, the others train
-                async for peer, update in replies:
+                if first is not None:
+                    came = await first()
+                async for peer, reply in replies:
                     try:
-                        await harvest.take(peer, update, ask.round)
-                    except (RemoteProtocolError, ValueError) as error:
-                        self.missed(node, ask.round, peer, error, watch())
+                        await take(peer, reply, watch())
+                    except (AggregationAborted, RemoteProtocolError, ValueError) as error:
+                        self.missed(node, round, peer, error, watch())
                         continue
-                    self.came(node, peer, update, watch())
-                    if harvest.mean.count >= enough:
+                    came += 1
+                    if came >= enough:
                         if not self.rules.grace_seconds:
                             break
                         _shorten(limit, self.rules.grace_seconds)
         for peer, failure in replies.failed.items():
-            self.missed(node, ask.round, peer, failure, watch())
-        self._outrun(node, ask.round, replies.waiting, watch(), late=harvest.mean.count < enough)
-        await self.dismiss(node, cohort.peers)
-        return harvest.collected()
+            self.missed(node, round, peer, failure, watch())
+        self._outrun(node, round, replies.waiting, watch(), late=came < enough)
 
     async def _train_too(self, node: Node, ask: Train, harvest: Harvest) -> None:
         """As one of the clients. Who fails at it is missing in this round, and goes on to coordinate."""
@@ -307,10 +335,13 @@ class Clients:
 
     def came(self, node: Node, peer: Peer, update: Update, seconds: float) -> None:
         """A client has given what it was asked for so many seconds ago, and it can be used."""
-        seat = seat_of(peer)
-        self.sampler.note(seat, Seen(seconds, update.num_examples, number(update.loss), update.round))
-        if self._attendance.came(seat):
-            node.emit(ClientReadmitted(update.round + 1, peer.name))
+        self.sampler.note(seat_of(peer), Seen(seconds, update.num_examples, number(update.loss), update.round))
+        self._welcome(node, peer, update.round)
+
+    def _welcome(self, node: Node, peer: Peer, round: int) -> None:
+        """It has done what it was asked for."""
+        if self._attendance.came(seat_of(peer)):
+            node.emit(ClientReadmitted(round + 1, peer.name))
 
     def missed(self, node: Node, round: int, peer: Peer, error: Exception, seconds: float) -> None:
         """A client that was asked so many seconds ago gave nothing, or nothing of use."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +16,10 @@ _TEXT_CHARACTERS = (PUBLIC_KEY_BYTES + SIGNATURE_BYTES) * 4 // 3  # base64 witho
 
 
 class Signer(Protocol):
-    """Signs as one node, and tells whether others have signed. Nodes that check each other have signers of one kind."""
+    """Signs as one node, draws its secrets, and tells whether others have signed.
+
+    Nodes that check each other have signers of one kind.
+    """
 
     @property
     def peer_id(self) -> str:
@@ -26,6 +30,9 @@ class Signer(Protocol):
 
     def verifies(self, peer_id: str, statement: bytes, signature: str) -> bool:
         """Whether the node of that id made this signature on this statement."""
+
+    def draw(self, size: int) -> bytes:
+        """So many random bytes that nobody else knows, and that never come again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,10 @@ class IdentitySigner:
     def verifies(self, peer_id: str, statement: bytes, signature: str) -> bool:
         """See `verify_signed`."""
         return verify_signed(peer_id, statement, signature)
+
+    def draw(self, size: int) -> bytes:
+        """Of the operating system, always."""
+        return os.urandom(size)
 
 
 def verify_signed(peer_id: str, statement: bytes, signature: str) -> bool:

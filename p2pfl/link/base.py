@@ -130,6 +130,9 @@ class Transport(Protocol):
     refused: Callable[[str, LinkError], None] | None  # told the address of each dialler that was turned away, and why
     scheme: str  # what its addresses look like, for error messages
 
+    def admits(self, peer_id: str) -> bool:
+        """Whether somebody of that id may take part: asked about those whom we have no link to."""
+
     async def dial(self, address: str, expect: str | None = None) -> Link:
         """Connect and authenticate. `expect` is the peer id that must answer.
 

@@ -182,17 +182,17 @@ class MemoryTransport:
     scheme = "memory:<peer id>"
 
     def __init__(
-        self,
-        network: MemoryNetwork,
-        peer_id: str,
-        caps: dict[str, object] | None = None,
-        signer: Signer | None = None,
+        self, network: MemoryNetwork, peer_id: str, caps: dict[str, object] | None = None, signer: Signer | None = None
     ) -> None:
         self.network = network
         self.peer_id = peer_id
         self.signer = signer
         self.refused: Callable[[str, LinkError], None] | None = None  # nobody is turned away here
         self.caps = caps or {}
+
+    def admits(self, peer_id: str) -> bool:
+        """Everybody; see Transport."""
+        return True
 
     async def dial(self, address: str, expect: str | None = None) -> MemoryLink:
         """Link to whoever listens at the address; see Transport."""

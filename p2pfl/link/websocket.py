@@ -28,6 +28,7 @@ from p2pfl.errors import (
     LinkTruncated,
     PeerUnreachable,
     RemoteProtocolError,
+    UntrustedPeer,
     VersionMismatch,
 )
 from p2pfl.link.address import Address, parse_address
@@ -93,6 +94,14 @@ class WebSocketTransport:
         self._tunnelled: WeakSet[TunnelLink] = WeakSet()  # until they have ended, or are forgotten
         self._transfers = Transfers()
         self._doorkeeper: Doorkeeper | None = None  # made with the first knock: it needs the loop's clock
+
+    def admits(self, peer_id: str) -> bool:
+        """What our trust says of who dials us; see Transport."""
+        try:
+            self._security.trust.admit(peer_id, None)
+        except UntrustedPeer:
+            return False
+        return True
 
     async def dial(self, address: str, expect: str | None = None) -> SealedLink:
         """Connect and authenticate; see Transport."""

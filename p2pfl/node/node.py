@@ -255,7 +255,7 @@ class Node:
         self, peers: Iterable[Peer], request: Request[ReplyT], *, rejoin_seconds: float = 0.0
     ) -> Replies[ReplyT]:
         """Ask many at once; the request is encoded once. Who is lost has so long to come back. See Replies."""
-        return Replies(self, peers, request, rejoin_seconds)
+        return Replies(self, dict.fromkeys(peers, request), rejoin_seconds)
 
     async def tell_all(self, peers: Iterable[Peer], message: Message) -> list[Peer]:
         """Tell many; the message is encoded once. Those that were not reached are given back.

@@ -1,11 +1,11 @@
-"""One request to many peers, and their replies in the order in which they arrive."""
+"""Requests to many peers, the same to all or one to each, and their replies in the order in which they arrive."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from collections import deque
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypeGuard, TypeVar, cast
 
@@ -34,15 +34,18 @@ class Replies(Generic[ReplyT]):
     back: its handler may see one request several times.
     """
 
-    def __init__(
-        self, node: Node, peers: Iterable[Peer], request: Request[ReplyT], rejoin_seconds: float = 0.0
-    ) -> None:
+    def __init__(self, node: Node, requests: Mapping[Peer, Request[ReplyT]], rejoin_seconds: float = 0.0) -> None:
+        """`requests`: all of one type. One that goes to many is encoded once."""
         self.failed: dict[Peer, P2pflError] = {}
-        self.waiting: set[Peer] = set(peers)  # asked, neither replied nor failed
+        self.waiting: set[Peer] = set(requests)  # asked, neither replied nor failed
         self._node = node
         self._rejoin_seconds = rejoin_seconds
-        self._request = request
-        self._reply = reply_type(type(request))
+        self._requests = requests
+        self._bodies: dict[int, Body] = {}  # by the id of the request
+        self._reply: type[Message] = Message  # if nobody is asked
+        for request in requests.values():
+            self._reply = reply_type(type(request))
+            break
         self._open: dict[Peer, tuple[Connection, int]] = {}
         self._arrived: deque[tuple[Peer, ReplyT]] = deque()
         self._more: asyncio.Future[None] | None = None  # made by a loop that waits
@@ -51,10 +54,9 @@ class Replies(Generic[ReplyT]):
         self._over = False
 
     async def __aenter__(self) -> Self:
-        body = self._body = encode(self._request)
         try:
             for peer in sorted(self.waiting, key=lambda peer: (peer.seat is None, peer.seat, peer.id)):
-                self._begin(peer, body)
+                self._begin(peer, self._body(peer))
         except P2pflError:
             self._cancel()
             raise
@@ -78,6 +80,13 @@ class Replies(Generic[ReplyT]):
             self._more = asyncio.get_running_loop().create_future()
             await self._more
         return self._arrived.popleft()
+
+    def _body(self, peer: Peer) -> Body:
+        """What that peer is asked, encoded."""
+        request = self._requests[peer]
+        if (body := self._bodies.get(id(request))) is None:
+            body = self._bodies[id(request)] = encode(request)
+        return body
 
     def _begin(self, peer: Peer, body: Body) -> None:
         try:
@@ -135,7 +144,7 @@ class Replies(Generic[ReplyT]):
         except TimeoutError:
             self._settle(peer, error)
         else:
-            await self._ask_later(peer, self._body)
+            await self._ask_later(peer, self._body(peer))
 
     def _settle(self, peer: Peer, result: Message | P2pflError) -> None:
         self.waiting.discard(peer)

@@ -3,9 +3,10 @@
 I1   at most one contribution of a peer enters the aggregate of a round
 I2   the aggregate is the rule applied to just the updates that the round's certificate names
 I3   rounds only go up, and what was committed stays
-I4   no update leaves unprotected where a course protects them        } no course has these yet: a checker for one is a
-I5   a privacy ledger never goes down, and is charged before release  } function like the others, in CHECKERS under its
-I6   one reveal for each session of a secure aggregation              } name, and that name in _CHECKED for its courses
+I4   no update leaves unprotected where a course protects them
+I5   a privacy ledger never goes down, and is charged before release. No course has this yet: a checker for it is a
+     function like the others, in CHECKERS under its name, and that name in _CHECKED for its courses
+I6   one reveal for each session of a secure aggregation
 I7   no more lies in memory than the limits allow
 I8   nothing runs on after the end, and no error goes unheard
 I9   with a coordinator all who come to the end hold one model
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,10 +28,11 @@ from p2pfl.aggregators.mean import WeightedMean
 from p2pfl.council.motions import LeaderElected
 from p2pfl.courses.durable import RoundCommitted
 from p2pfl.courses.mass import whole
+from p2pfl.courses.messages import Score, Update
 from p2pfl.errors import ConfigError
 from p2pfl.learn.params import model_hash
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted, UpdateMissing
-from p2pfl.sim.history import Entry, History, Injected, Sent
+from p2pfl.sim.history import Entry, History, Injected, Opened, Sent
 from p2pfl.sim.nemesis import Crash, Rot
 from p2pfl.sim.tracer import traces
 from p2pfl.wire.session import SessionLimits
@@ -37,6 +40,7 @@ from p2pfl.wire.session import SessionLimits
 __all__ = ["CHECKERS", "Evidence", "Violation", "check", "checked"]
 
 _TOLERANCE = 1e-3  # of what is 1 but for rounding
+_MOST_CLEAR = 0.25  # of a masked update's entries that may look as if they were not
 _CONTROL_BYTES = 64 * 1024  # that cancellations, pings and credit take up on a link at most
 
 
@@ -93,7 +97,8 @@ def once(evidence: Evidence) -> Iterator[Violation]:
 def certified(evidence: Evidence) -> Iterator[Violation]:
     """I2: the mean of the updates that the certificate names, as their senders sent them, has the hash it gives.
 
-    What a coordinator that is elected has trained itself was sent to nobody: such a round is passed over.
+    What a coordinator that is elected has trained itself was sent to nobody: such a round is passed over. Of masked
+    updates, it is that they were sent; that the sum is that of all of them is seen by I1 and I12 in the model.
     """
     led = {(entry.seat, event.round) for entry, event in evidence.history.of(RoundStarted)}
     sent: dict[int, set[str]] = {}
@@ -109,6 +114,8 @@ def certified(evidence: Evidence) -> Iterator[Violation]:
         if unknown:
             sentence = f"the certificate of round {event.round} names an update that seat {unknown[0].seat} never sent"
             yield Violation("I2", sentence, (entry,))
+            continue
+        if any(each.update_hash in evidence.history.masked for each in contributions):
             continue
         mean = WeightedMean(range(len(contributions)))
         for rank, each in enumerate(contributions):
@@ -140,6 +147,36 @@ def monotone(evidence: Evidence) -> Iterator[Violation]:
                         "I3", f"seat {entry.seat} commits round {round} again", (committed[entry.seat][1], entry)
                     )
                 committed[entry.seat] = round, entry
+
+
+def hidden(evidence: Evidence) -> Iterator[Violation]:
+    """I4: no client sends a model or a score, and what it does send is under a mask."""
+    for entry, packet in evidence.history.of(Sent):
+        if entry.seat in evidence.leading:
+            continue
+        if packet.tag in (Update.tag, Score.tag):
+            yield Violation("I4", f"seat {entry.seat} has sent its {packet.tag} in the clear", (entry,))
+        for found in packet.hashes:
+            if found in evidence.history.vectors:
+                yield Violation("I4", f"seat {entry.seat} has sent a model in the clear", (entry,))
+            if evidence.history.masked.get(found, 0.0) > _MOST_CLEAR:
+                yield Violation("I4", f"what seat {entry.seat} has sent as masked is not", (entry,))
+
+
+def revealed_once(evidence: Evidence) -> Iterator[Violation]:
+    """I6: in a session each client reveals for one set, and of nobody are both seeds revealed."""
+    first: dict[tuple[int, str], Opened] = {}
+    own: dict[str, set[str]] = {}
+    mask: dict[str, set[str]] = {}
+    for opened in evidence.history.seeds:
+        before = first.setdefault((opened.seat, opened.session), opened)
+        if before != opened:
+            yield Violation("I6", f"seat {opened.seat} has revealed for two sets in session {opened.session[:8]}")
+        own.setdefault(opened.session, set()).update(opened.own)
+        mask.setdefault(opened.session, set()).update(opened.mask)
+    for session in own:
+        for peer in sorted(own[session] & mask[session]):
+            yield Violation("I6", f"shares of both seeds of {peer} were revealed in session {session[:8]}")
 
 
 def bounded(evidence: Evidence) -> Iterator[Violation]:
@@ -234,6 +271,8 @@ CHECKERS: Mapping[str, Checker] = {
     "I1": once,
     "I2": certified,
     "I3": monotone,
+    "I4": hidden,
+    "I6": revealed_once,
     "I7": bounded,
     "I8": clean,
     "I9": agreed,
@@ -276,12 +315,16 @@ _CHECKED: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def checked(course: str, *, personal: bool = False) -> tuple[str, ...]:
+def checked(course: str, settings: Any = None) -> tuple[str, ...]:
     """The invariants of a course, by its name; those that hold for every course, if it is none of ours.
 
-    `personal`: its clients end with models of their own, so that nothing can be told of the common one by them.
+    Of a common model nothing can be told by clients that end with models of their own. Where updates are hidden,
+    roundings are drawn anew in every run, so that I10 does not hold to the last bit.
     """
-    return _ANY if personal else _CHECKED.get(course, _ANY)
+    names = _ANY if getattr(settings, "finetune_epochs", 0) else _CHECKED.get(course, _ANY)
+    if getattr(settings, "privacy", "plain") == "plain":
+        return names
+    return (*(name for name in names if name != "I10"), "I4", "I6")
 
 
 def check(evidence: Evidence, names: tuple[str, ...]) -> list[Violation]:

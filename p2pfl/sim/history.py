@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from p2pfl.courses.durable import RoundCommitted
 from p2pfl.courses.mass import Purse
+from p2pfl.courses.secagg import Masked, Seeds
 from p2pfl.errors import JournalError
 from p2pfl.journal.disk import Disk
 from p2pfl.learn.params import from_buffer, model_hash
@@ -21,11 +24,12 @@ from p2pfl.sim.process import Process
 from p2pfl.wire.codec import unpack
 from p2pfl.wire.packet import Packet
 
-__all__ = ["NOBODY", "Entry", "History", "Injected", "Sent", "WatchedDisk", "Wrote"]
+__all__ = ["NOBODY", "Entry", "History", "Injected", "Opened", "Sent", "WatchedDisk", "Wrote"]
 
 WhatT = TypeVar("WhatT")
 _HOUSEKEEPING = ("ping", "pong", "credit")
 _FLOAT_BYTES = 4
+_CLEAR_BELOW = 1 << 24
 NOBODY = -1
 """The seat of what happens to no seat."""
 _SEAT = "seat"  # what peer ids in a world begin with
@@ -46,6 +50,16 @@ class Sent:
         about = "" if self.round is None else f" of round {self.round + 1}"
         models = f" with model {', '.join(found[:8] for found in self.hashes)}" if self.hashes else ""
         return f"-> seat {_seat_of(self.to)}: {self.kind} {self.number} {self.tag}{about}{models}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A seat has revealed, in a session, shares of the own seeds of some clients, and of the mask keys of others."""
+
+    seat: int
+    session: str
+    own: frozenset[str]
+    mask: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +111,10 @@ class History:
     """All models that were sent, by their hashes."""
     models: dict[int, Tensor] = field(default_factory=dict)
     """What those nodes hold that have come to their end, by seat."""
+    masked: dict[str, float] = field(default_factory=dict)
+    """All masked updates that were sent, by their hashes, with the share of entries that may be in the clear."""
+    seeds: list[Opened] = field(default_factory=list)
+    """What was revealed in secure aggregations."""
     purses: dict[int, Purse] = field(default_factory=dict)
     """The mass of push-sum that each node has in the end, by seat."""
     most_queued: int = 0
@@ -124,7 +142,15 @@ class History:
         if kind in _HOUSEKEEPING:
             return
         round = content.fields.get("round")
-        hashes = tuple(self._hash(buffer) for buffer in packet.buffers if self._is_model(buffer))
+        if content.tag == Masked.tag:
+            hashes = tuple(self._note_masked(buffer) for buffer in packet.buffers)
+        else:
+            hashes = tuple(self._hash(buffer) for buffer in packet.buffers if self._is_model(buffer))
+        if content.tag == Seeds.tag:
+            seeds = content.fields
+            self.seeds.append(
+                Opened(_seat_of(link.local), seeds["session"], frozenset(seeds["own"]), frozenset(seeds["mask"]))
+            )
         sent = Sent(link.remote, kind, content.tag, number, round if isinstance(round, int) else None, hashes)
         self._add(_seat_of(link.local), sent)
 
@@ -151,6 +177,12 @@ class History:
         vector = from_buffer(buffer, self.numel)
         found = model_hash(vector)
         self.vectors.setdefault(found, vector)
+        return found
+
+    def _note_masked(self, buffer: memoryview) -> str:
+        """Entries of what is not masked are below 2^24; of what is, one in 256 is."""
+        found = hashlib.sha256(buffer).hexdigest()
+        self.masked[found] = float((np.frombuffer(buffer, dtype="<u4") < _CLEAR_BELOW).mean())
         return found
 
     # -- what is asked of it ---------------------------------------------------------------------------------------

@@ -1,11 +1,14 @@
-"""Signatures of simulated nodes, whose ids are no keys. They show who signed what, and protect from nobody."""
+"""Signatures and secrets of simulated nodes, whose ids are no keys. They show who did what, and protect from nobody."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
+
+from p2pfl.crypto.drg import random_stream
 
 __all__ = ["SimulatedSigner"]
 
@@ -20,6 +23,9 @@ class SimulatedSigner:
     """
 
     peer_id: str
+    life: str = ""
+    """What its secrets grow from: another text for each world, and each time that the node begins to live in it."""
+    _drawn: count[int] = field(default_factory=count, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not _SIMULATED_ID.fullmatch(self.peer_id):
@@ -34,6 +40,11 @@ class SimulatedSigner:
         if not _SIMULATED_ID.fullmatch(peer_id):
             return False
         return hmac.compare_digest(_signature(peer_id, statement).encode(), signature.encode())
+
+    def draw(self, size: int) -> bytes:
+        """The same in every run. They are secrets of nobody."""
+        seed = f"{self.life}/{self.peer_id}/{next(self._drawn)}".encode()
+        return random_stream(hashlib.blake2b(seed, digest_size=32, person=b"p2pfl-simulated").digest(), size)
 
 
 def _signature(peer_id: str, statement: bytes) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 from p2pfl.compute.job import Compute
 from p2pfl.link.memory import MemoryNetwork
@@ -105,6 +106,7 @@ class World:
     _ending: bool = field(default=False, init=False)
     _down: dict[int, asyncio.Future[None]] = field(default_factory=dict, init=False)  # killed; done once restarted
     _killed: set[int] = field(default_factory=set, init=False)  # seats whose nodes were killed at some time
+    _lives: count[int] = field(default_factory=count, init=False)  # of nodes, however often each begins anew
 
     def __post_init__(self) -> None:
         self._register = Register(self.n, self.sleepers, lambda seat: self._presence.online(seat))
@@ -236,7 +238,7 @@ class World:
         roles = tuple(self.play(number, device) if process is None else process.context.run(self.play, number, device))
         members = self._register.membership(number)
         peer_id = members.own.id
-        transport = self.memory.transport(peer_id, signer=SimulatedSigner(peer_id))
+        transport = self.memory.transport(peer_id, signer=SimulatedSigner(peer_id, f"{self.seed}/{next(self._lives)}"))
         node = Node(*roles, transport=transport, listen=peer_id, members=members, settings=self.settings)
         tap = _Tap(number, self._seen, asyncio.get_running_loop())
         node.observe(tap)

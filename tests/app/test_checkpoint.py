@@ -46,6 +46,10 @@ COURSES = {
     "feddyn": {"course": {"name": "feddyn", "alpha": 0.1, "fraction": 0.5}, "topology": {"n": 5}},
     "fedprox": {"course": {"name": "fedprox", "stragglers": 0.5}, "topology": {"n": 5}},
     "fedavg": {"course": {"name": "fedavg", "fraction": 0.5, "keep": "best"}, "topology": {"n": 7}},
+    "secagg": {
+        "course": {"name": "fedavg", "privacy": "secagg", "secagg": {"most_examples": 50}},
+        "topology": {"n": 6},
+    },
     "fedopt": {"course": {"name": "fedopt", "server_optimizer": "yogi", "fraction": 0.5}, "topology": {"n": 7}},
     "fedavgm": {"course": {"name": "fedavgm", "server_lr": 0.5}, "topology": {"n": 4}},
     "diloco": {

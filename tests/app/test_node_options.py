@@ -35,6 +35,7 @@ def test_who_has_the_course_can_change_every_field_of_it(course: list[str]) -> N
         (["--peer", "hub:7700"], "did you mean --peers?"),
         (["--peers", "hub:7700", "--seat", "first"], "--seat"),
         (["--peers", "hub:7700", "--patience-seconds", "-1"], "--patience-seconds is -1.0; it must not be negative"),
+        (["--peers", "hub:7700", "--min-cohort", "2"], "min_cohort is 2; it must be at least 3"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments: list[str], words: str) -> None:
@@ -42,3 +43,10 @@ def test_mistakes_are_one_sentence(arguments: list[str], words: str) -> None:
         host_command(arguments)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_host_asks_of_sums_is_its_own() -> None:
+    options, _, _ = host_command(
+        ["--listen", ":7700", "--course", DIGITS, "--min-cohort", "7", "--sessions-per-hour", "60"]
+    )
+    assert (options.floors.min_cohort, options.floors.sessions_per_hour) == (7, 60)

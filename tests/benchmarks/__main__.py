@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-SCENARIOS = ("footprint", "noop", "link", "gossip", "simulation")
+SCENARIOS = ("footprint", "noop", "link", "gossip", "masking", "simulation")
 MEASURES = {"simulation"}  # these write JSON of their own, with every single measurement
 
 

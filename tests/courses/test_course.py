@@ -41,6 +41,7 @@ from p2pfl.courses.qfedavg import QFEDAVG, QFedAvgSettings
 from p2pfl.courses.qgm import QGM, QgmSettings
 from p2pfl.courses.relaysgd import RELAYSGD, RelaysgdSettings
 from p2pfl.courses.scaffold import SCAFFOLD, ScaffoldSettings
+from p2pfl.courses.secagg import CONSISTENT
 from p2pfl.courses.swift import SWIFT, SwiftSettings
 from p2pfl.courses.teleportation import TELEPORTATION, TeleportationSettings
 from p2pfl.learn.compression import CompressSpec, DownSpec, UpSpec
@@ -49,6 +50,7 @@ from tests.courses.kit import check_course
 
 COMPRESS = CompressSpec(UpSpec(select="top-k", values="qsgd", bits=4), DownSpec(values="uniform"))
 COMPRESSED = replace(FEDAVG, play=lambda place: FEDAVG.play(replace(place, compress=COMPRESS)))
+SECRET = replace(FEDAVG, roles=FEDAVG.secret)
 
 COURSES = {
     "choco": (
@@ -68,6 +70,12 @@ COURSES = {
     "fedavg, all settings": (
         FEDAVG,
         FedAvgSettings(rounds=3, fraction=0.5, over_selection=0.5, evaluate="both", weights="equal", keep="best"),
+        build("star", 7),
+    ),
+    "fedavg, secagg": (SECRET, FedAvgSettings(rounds=3, privacy="secagg"), build("star", 5)),
+    "fedavg, secagg+consistency": (
+        SECRET,
+        FedAvgSettings(rounds=3, privacy=CONSISTENT, fraction=0.7, weights="equal"),
         build("star", 7),
     ),
     "fedavg, oort": (FEDAVG, FedAvgSettings(rounds=3, fraction=0.5, sampler="oort"), build("star", 7)),

@@ -51,3 +51,10 @@ def test_every_character_counts(place, character):
 @given(st.text(max_size=130))
 def test_any_text_is_taken(signature):
     assert not verify_signed(ALICE.peer_id, b"x", signature)
+
+
+def test_secrets_are_those_of_the_operating_system(monkeypatch):
+    signer = IdentitySigner(Identity.from_seed(bytes(32)))
+    assert signer.draw(32) != signer.draw(32) and len(signer.draw(48)) == 48
+    monkeypatch.setattr("os.urandom", lambda size: b"x" * size)
+    assert signer.draw(3) == b"xxx"

@@ -453,3 +453,7 @@ async def test_who_listens_under_its_peer_id_can_be_dialled_back() -> None:
     await network.transport("bob").dial_back(far, 7700)
     assert [link.remote for link in accepted] == ["bob"]
     assert near.suite == ""
+
+
+async def test_everybody_is_admitted() -> None:
+    assert MemoryNetwork().transport("a").admits("anybody")

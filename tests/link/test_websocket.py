@@ -895,3 +895,9 @@ async def test_tls_checks_certificates(pem: TlsSettings) -> None:
     without_ca = TlsSettings(pem.cert, pem.key)
     async with listening(transport(BOB, tls=without_ca)) as door:
         await end(await transport(ALICE, tls=TlsSettings(ca=pem.ca)).dial(door.address))
+
+
+async def test_who_is_vouched_for_is_held_against_our_trust() -> None:
+    assert transport(ALICE).admits(BOB.peer_id)
+    choosy = WebSocketTransport(ALICE, trust=AllowList([BOB.peer_id]))
+    assert choosy.admits(BOB.peer_id) and not choosy.admits(ALICE.peer_id)

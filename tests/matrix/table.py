@@ -76,8 +76,6 @@ COURSES: Mapping[str, Line] = {
     "plexus": Line("full", 4, {"sample": 2, "patience_seconds": 0.5, "wait_seconds": 0.3}),
     "teleportation": Line("full", 4, {"sample": 3, "patience_seconds": 0.5, "wait_seconds": 0.3}),
     "pushsum": Line("exponential", 5),
-    "plexus": Line("full", 4, {"sample": 2}, in_step=False),
-    "teleportation": Line("full", 4, {"sample": 2}, in_step=False),
     "gossip-learning": Line("full", 4, {"account": "randomized", "period_seconds": 0.1}, UNEQUAL, in_step=False),
     "pens": Line(
         "full", 4, {"selection_rounds": 2, "candidates": 2, "best": 1, "wait_seconds": 0.1}, UNEQUAL, in_step=False

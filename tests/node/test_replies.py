@@ -12,6 +12,7 @@ from p2pfl.errors import LinkClosed, LinkTruncated, MessageError, RemoteError
 from p2pfl.link.memory import MemoryNetwork
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
+from p2pfl.node.replies import Replies
 from p2pfl.wire.message import Request
 from tests.node.kit import QUIET, Gated, Ping, Pong, Stranger, make, steps, until
 
@@ -311,3 +312,13 @@ async def test_leaving_the_block_ends_the_waiting_for_those_who_are_away(star: S
     await asyncio.sleep(60)
     assert star.hub.peer("w3").connected
     assert star.roles[3].begun == 0
+
+
+async def test_each_peer_has_a_request_of_its_own(star: Star) -> None:
+    asks = {peer: Ping(10 * index) for index, peer in enumerate(star.peers)}
+    async with Replies(star.hub, asks) as replies:
+        found = {peer: reply.n async for peer, reply in replies}
+    assert found == {peer: 10 * index for index, peer in enumerate(star.peers)}
+    async with Replies[Pong](star.hub, {}) as replies:
+        assert [reply async for reply in replies] == []
+    assert star.idle

@@ -17,13 +17,16 @@ from p2pfl.courses.adpsgd import ADPSGD, Pair, Swap, Swapped
 from p2pfl.courses.course import Course
 from p2pfl.courses.dpsgd import DPSGD, Mixer
 from p2pfl.courses.durable import RoundCommitted
-from p2pfl.courses.fedavg import FEDAVG, Server, Trainer
+from p2pfl.courses.fedavg import FEDAVG, SecretServer, Server, Trainer
 from p2pfl.courses.mass import Purse, Share
 from p2pfl.courses.messages import Train, Update
 from p2pfl.courses.pushsum import PUSHSUM, Pusher
+from p2pfl.courses.secagg import CONSISTENT, Mask, Masked, Reveal, SecAggSpec, Seeds, digest
+from p2pfl.courses.secagg_trainer import SecretTrainer
 from p2pfl.errors import ConfigError
 from p2pfl.journal.certificate import Certificate
 from p2pfl.node.node import Node
+from p2pfl.node.peer import Peer
 from p2pfl.sim.checkers import CHECKERS, Evidence, Violation, check, checked
 from p2pfl.sim.nemesis import Crash, Cut, Fault
 from p2pfl.topology.families import build
@@ -127,6 +130,87 @@ def test_i3_sees_a_round_that_is_played_and_committed_again() -> None:
     assert "seat 0 begins round 1 after it has committed 1" in sentences(violations)
     assert "seat 0 commits round 1 again" in sentences(violations)
     assert not found(trial(FEDAVG, "I3"), crash)
+
+
+def secret(*invariants: str, recast: Callable[[object], object] = lambda role: role) -> Trial:
+    """Federated averaging of six that add up in secret."""
+    changed = replace(FEDAVG, play=lambda place: tuple(recast(role) for role in FEDAVG.play(place)))
+    settings = FEDAVG.settings(rounds=2, privacy=CONSISTENT, weights="equal", secagg=SecAggSpec(bits=20))
+    return Trial(changed, settings, build("star", 7), invariants or checked("fedavg", settings))
+
+
+@pytest.mark.parametrize("faults", [(), (Cut(0.5, 0.5, 0, 1),), (Crash(0.5, 0.9, 1),)], ids=["well", "cut", "crash"])
+def test_where_updates_are_hidden_all_are_silent(faults: tuple[Fault, ...]) -> None:
+    assert not found(secret(), *faults)
+
+
+class Unmasked(SecretTrainer):
+    """Forgets to add its masks."""
+
+    @Mask.handler
+    async def mask(self, ask: Mask, peer: Peer) -> Masked:
+        await super().mask(ask, peer)
+        words = await self._encoded(self._pledged(ask.session))
+        return Masked(self._secrecy.tensors(words), self._pledged(ask.session).client.sign_masked(await digest(words)))
+
+
+class Talkative(SecretTrainer):
+    """Gives the server what it asks for."""
+
+    @Train.handler
+    async def train(self, ask: Train, peer: Peer) -> Update:
+        return await self._outbox.update(peer.node, ask.round, ask.params)
+
+
+class Curious(SecretServer):
+    """Asks its clients for updates in the clear, before it plays by the rules."""
+
+    async def lead(self, node: Node) -> str:
+        ask = Train(0, self._rule.down.tensors(self.params))
+        async with node.ask_all(node.peers, ask) as replies:
+            async for _ in replies:
+                pass
+        return await super().lead(node)
+
+
+def test_i4_sees_what_is_not_masked() -> None:
+    violations = found(secret("I4", recast=as_a(Unmasked, SecretTrainer)))
+    assert "what seat 1 has sent as masked is not" in sentences(violations)
+
+
+def test_i4_sees_an_update_in_the_clear() -> None:
+    def recast(role: object) -> object:
+        return as_a(Talkative, SecretTrainer)(as_a(Curious, SecretServer)(role))
+
+    violations = found(secret("I4", recast=recast))
+    assert "has sent its Update in the clear" in sentences(violations)
+    assert "has sent a model in the clear" in sentences(violations)
+    assert not found(secret("I4", recast=as_a(Curious, SecretServer)))  # whoever asks gets nothing
+
+
+class RevealsForAnybody(SecretTrainer):
+    """Reveals once more, as if another had been lost."""
+
+    @Reveal.handler
+    async def reveal(self, ask: Reveal, peer: Peer) -> Seeds:
+        seeds = await super().reveal(ask, peer)
+        if (owner := max(seeds.own)) != peer.node.id and peer.node.seat == 1:
+            await self._again(peer, replace_one(seeds, owner))
+        return seeds
+
+    async def _again(self, peer: Peer, seeds: Seeds) -> None:
+        await peer.tell(seeds)
+
+
+def replace_one(seeds: Seeds, owner: str) -> Seeds:
+    own = {peer: share for peer, share in seeds.own.items() if peer != owner}
+    return Seeds(seeds.session, own, {owner: seeds.own[owner]}, seeds.signature)
+
+
+def test_i6_sees_a_second_reveal() -> None:
+    violations = found(secret("I6", recast=as_a(RevealsForAnybody, SecretTrainer)))
+    assert "seat 1 has revealed for two sets in session" in sentences(violations)
+    assert "shares of both seeds of seat0000006 were revealed in session" in sentences(violations)
 
 
 class Floods(Trainer):

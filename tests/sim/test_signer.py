@@ -30,3 +30,12 @@ def test_it_never_stands_in_for_a_key():
     assert not real.verifies(simulated.peer_id, b"x", simulated.sign(b"x"))
     for odd in ("seat", "seat1", "seat0000007\n", "seat٠٠٠٠٠٠٠"):
         assert not simulated.verifies(odd, b"x", simulated.sign(b"x"))
+
+
+def test_secrets_are_the_same_in_every_run_and_never_come_again_in_one():
+    one, again = (SimulatedSigner(id_of(1), "7/0") for _ in range(2))
+    drawn = [one.draw(32) for _ in range(3)]
+    assert drawn == [again.draw(32) for _ in range(3)] and len(set(drawn)) == 3
+    for other in (SimulatedSigner(id_of(2), "7/0"), SimulatedSigner(id_of(1), "7/1"), SimulatedSigner(id_of(1), "8/0")):
+        assert other.draw(32) not in drawn
+    assert len(one.draw(5)) == 5

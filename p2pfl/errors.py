@@ -21,7 +21,8 @@ P2pflError
 ├── RemoteError               the peer's handler failed; names the node, the request and the reason
 │   └── RemoteUnready         no role of the peer handles the request: it may come yet
 ├── CourseError               a course that cannot go on
-│   └── PeersLost             no node of the course could be reached for too long
+│   ├── PeersLost             no node of the course could be reached for too long
+│   └── PrivacySpent          more would be released of somebody's data than was allowed
 ├── JournalError              what must outlive the process cannot be written, or read
 └── ComputeError              a job that could not be computed where it was sent
 """
@@ -127,6 +128,10 @@ class CourseError(P2pflError):
 
 class PeersLost(CourseError):
     """No node of the course could be reached for too long. What was committed is safe."""
+
+
+class PrivacySpent(CourseError):
+    """More would be released of somebody's data than was allowed. Nothing was."""
 
 
 class JournalError(P2pflError):

@@ -12,7 +12,7 @@ from p2pfl.app.computes import ComputeOptions
 from p2pfl.app.config import Config, load_config, with_topology
 from p2pfl.app.options import parse
 from p2pfl.app.station import StationOptions
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, require
 
 __all__ = ["Hosting", "Joining", "LocalData", "NodeOptions", "host_command"]
 
@@ -32,6 +32,15 @@ class NodeOptions(StationOptions):
     """Name of the run folder; by default course, hash and date."""
     fresh: bool = False
     """Begin a new run, even if there is one of this course and node that did not come to its end."""
+    privacy_ledgers: Path = Path(".p2pfl/privacy")
+    """Where it is kept what was spent of the privacy of this host's data, over all runs. Never delete it."""
+    epsilon_max: float = 0.0
+    """Release nothing of this host's data that would make its epsilon larger, whatever the course allows; 0: no limit
+    but the course's."""
+
+    def __post_init__(self) -> None:
+        StationOptions.__post_init__(self)
+        require(self.epsilon_max >= 0, f"--epsilon-max is {self.epsilon_max}; it must not be negative")
 
 
 @dataclass(frozen=True, slots=True)

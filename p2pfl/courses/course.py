@@ -13,6 +13,8 @@ from p2pfl.journal.journal import Journal
 from p2pfl.journal.state import State
 from p2pfl.learn.compression import CompressSpec
 from p2pfl.learn.entropy import Tally
+from p2pfl.privacy.account import Account
+from p2pfl.privacy.spec import PrivacySpec
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.schedule import Schedule
 
@@ -31,6 +33,8 @@ class Place:
     journal: Journal | None = None  # where what must outlive the process is kept; None: nothing need outlive it
     compress: CompressSpec = field(default_factory=CompressSpec)  # for a course that `compresses`
     tally: Tally = field(default_factory=Tally)  # of what comes to all seats that have it in common
+    privacy: PrivacySpec = field(default_factory=PrivacySpec)  # in one of the modes of the `privacy` of its course
+    account: Account | None = None  # what this seat's noise is charged to, wherever it is not plain
 
 
 RoleState = State
@@ -76,6 +80,7 @@ class Course:
     """Seats that only answer what they are asked, and keep nothing in between: a simulation need not hold them."""
     compresses: bool = False  # whether it does what the table [compress] asks for
     rotates: bool = False  # whether each round is led, and told of, by another seat
+    privacy: tuple[str, ...] = ()  # the modes of the table [privacy] that it can do
     elected: tuple[type, ...] = ()  # every role that `play` may give where the settings have the coordinator elected
 
     def cast(self, settings: Any = None) -> tuple[type, ...]:

@@ -26,6 +26,7 @@ from p2pfl.courses.elected import Member
 from p2pfl.courses.finetune import tuned
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.messages import Evaluate, Finish, Finished, Score, Train, Update, number
+from p2pfl.courses.noised import COORDINATED, noised
 from p2pfl.courses.outbox import Outbox, score
 from p2pfl.courses.rounds import Clients, Collected, RoundRules
 from p2pfl.courses.rules import Rule, Training, averaging
@@ -416,6 +417,7 @@ def _play(place: Place) -> tuple[object, ...]:
     if place.settings.coordinator == "elect":
         require(place.stop is None, "--checkpoint-every does not go with course.coordinator = 'elect'; leave it out")
         require(place.compress.plain, "[compress] does not go with course.coordinator = 'elect'; leave it out")
+        require(place.privacy.plain, "[privacy] does not go with course.coordinator = 'elect'; leave it out")
         candidate = Candidate(place, _clients(place.topology.union))
         return candidate.council, candidate
     return _cast(place, averaging(place.learner))
@@ -424,9 +426,8 @@ def _play(place: Place) -> tuple[object, ...]:
 def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[object, ...]:
     """The server, or a client, of a rule."""
     settings = place.settings
-    rule = compressed(
-        tuned(plain, settings.finetuning(place.learner.train)), place.learner, place.compress, place.tally
-    )
+    plain = noised(tuned(plain, settings.finetuning(place.learner.train)), place)
+    rule = compressed(plain, place.learner, place.compress, place.tally)
     require(
         not place.compress.up.incremental or settings.hears_all,
         "compress.up.memory is 'ef21', which needs equal weights and every update; set course.weights to equal, "
@@ -483,18 +484,13 @@ def starred(
         return () if remembers else _clients(topology)
 
     fits = compresses and server is Server  # then an update is made of the model that was sent last
-    return Course(name, settings, (server, Trainer), play, _clients, "star", _needs, sleepers, compresses=fits)
+    return Course(
+        name, settings, (server, Trainer), play, _clients, "star", _needs, sleepers,
+        compresses=fits, privacy=COORDINATED if fits else (),
+    )  # fmt: skip
 
 
 FEDAVG = Course(
-    "fedavg",
-    FedAvgSettings,
-    (Server, Trainer),
-    _play,
-    _clients,
-    "star",
-    _needs,
-    _sleepers,
-    compresses=True,
-    elected=(Council, Candidate),
-)
+    "fedavg", FedAvgSettings, (Server, Trainer), _play, _clients, "star", _needs, _sleepers,
+    compresses=True, privacy=COORDINATED, elected=(Council, Candidate),
+)  # fmt: skip

@@ -9,18 +9,22 @@ in a table of their distribution; the table is off by less than 1e-12 in all.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from p2pfl.privacy.noise import Source
+from p2pfl.privacy.noise import Source, uniform
 
-__all__ = ["MOST_VARIANCE", "discrete_gaussian", "skellam"]
+__all__ = ["MOST_TABLED", "MOST_VARIANCE", "discrete_gaussian", "skellam"]
 
 MOST_VARIANCE = 1 << 24
 """Beyond, squares do not fit into 64 bits."""
+
+MOST_TABLED = 1 << 32
+"""Beyond, the table of a distribution takes more than 10 MB."""
 
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -46,13 +50,18 @@ def discrete_gaussian(source: Source, numel: int, variance: int) -> Tensor:
 
 
 def skellam(source: Source, numel: int, variance: float) -> Tensor:
-    """Integers with a Skellam distribution of mean 0, (numel,), int64. Those of several sources add up to one."""
+    """Integers with a Skellam distribution of mean 0, (numel,), int64. Those of several sources add up to one.
+
+    Raises ValueError for a variance that is not above 0, or beyond MOST_TABLED.
+    """
+    if not 0 < variance <= MOST_TABLED:
+        raise ValueError(f"the variance is {variance}; it must lie in (0, {MOST_TABLED}]")
     table, first = _poisson_table(variance / 2)
-    words = np.frombuffer(source.draw(16 * numel), dtype="<u8")
-    counts = np.searchsorted(table, (words >> np.uint64(11)) * 2.0**-53, side="right") + first
+    counts = np.searchsorted(table, uniform(source, 2 * numel).numpy(), side="right") + first
     return torch.from_numpy((counts[:numel] - counts[numel:]).astype(np.int64))
 
 
+@lru_cache(maxsize=4)
 def _poisson_table(rate: float) -> tuple[npt.NDArray[np.float64], int]:
     """P(x <= first), P(x <= first + 1), ... of a Poisson number, but for the last; by ratios from its mode."""
     mode, reach = math.floor(rate), math.ceil(_TAIL * math.sqrt(rate)) + 40
@@ -72,10 +81,11 @@ def _laplace(source: Source, count: int, scale: int) -> Integers:
     while len(going):
         going = going[_chance_of_exp_one(source, len(going))]
         whole[going] += 1
-    size = rest + scale * whole
+    size: Integers = rest + scale * whole
     negative = _below(source, np.full(len(size), 2)) == 1
     size[negative] *= -1
-    return size[~(negative & (size == 0))]  # or 0 would come twice as often
+    kept: Integers = size[~(negative & (size == 0))]  # or 0 would come twice as often
+    return kept
 
 
 def _chance_of_exp(source: Source, over: Integers, under: Integers) -> Flags:

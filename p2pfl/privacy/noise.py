@@ -14,13 +14,12 @@ import warnings
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from p2pfl.crypto.drg import SEED_BYTES, random_stream
 
-__all__ = ["DeterministicNoise", "Keyed", "Secret", "Source", "gaussian", "source_of"]
+__all__ = ["DeterministicNoise", "Keyed", "Secret", "Source", "gaussian", "source_of", "uniform"]
 
 _PAIRS = 1 << 18  # normal numbers are made so many pairs at a time: 4 MB of bytes
 
@@ -80,14 +79,14 @@ def gaussian(source: Source, numel: int, sigma: float) -> Tensor:
     for start in range(0, len(found), 2 * _PAIRS):
         part = found[start : start + 2 * _PAIRS]
         half = len(part) // 2
-        uniform = _uniform(source, len(part))
-        radius = np.sqrt(-2 * np.log1p(-uniform[:half]))  # 1 - u is never 0
-        angle = 2 * np.pi * uniform[half:]
+        chances = uniform(source, len(part)).numpy()
+        radius = np.sqrt(-2 * np.log1p(-chances[:half]))  # 1 - u is never 0
+        angle = 2 * np.pi * chances[half:]
         part[:half], part[half:] = radius * np.cos(angle), radius * np.sin(angle)
     return torch.from_numpy(found[:numel]).mul_(sigma)
 
 
-def _uniform(source: Source, count: int) -> npt.NDArray[np.float64]:
-    """Multiples of 2^-53 in [0, 1)."""
+def uniform(source: Source, count: int) -> Tensor:
+    """Multiples of 2^-53 in [0, 1), (count,), float64."""
     words = np.frombuffer(source.draw(8 * count), dtype="<u8")
-    return np.multiply(words >> np.uint64(11), 2.0**-53, dtype=np.float64)
+    return torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)

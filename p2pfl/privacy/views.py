@@ -31,7 +31,7 @@ __all__ = ["correlated_mu", "view_mu", "worst_mu"]
 Matrix = npt.NDArray[np.float64]
 
 _TOLERANCE = 1e-9  # of what is left of a signal that the noise reaches
-_MOST_COALITIONS = 100_000
+_MOST_WORK = 1e9  # multiplications: about a second
 
 
 def view_mu(signal: Matrix, noises: Matrix, sensitivity: float = 1.0) -> float:
@@ -52,9 +52,9 @@ def view_mu(signal: Matrix, noises: Matrix, sensitivity: float = 1.0) -> float:
 
 
 def correlated_mu(
-    graph: Topology, seat: int, independent: float, correlated: float, colluders: Collection[int] = ()
-) -> float:
-    """mu of one seat in a round in which each node sends its update once, with noise of its own and of each link.
+    graph: Topology, independent: float, correlated: float, colluders: Collection[int] = ()
+) -> dict[int, float]:
+    """mu of each honest seat in a round in which each node sends one update, with noise of its own and of each link.
 
     `independent` and `correlated`: standard deviations, as multiples of the sensitivity. The noise of a link is added
     at one end and subtracted at the other. Who looks sees all messages, and knows what the colluders know.
@@ -67,21 +67,21 @@ def correlated_mu(
             if other in places:
                 covariance[place, place] += correlated**2
                 covariance[place, places[other]] -= correlated**2
-    own = np.zeros(len(honest))
-    own[places[seat]] = 1.0
-    return math.sqrt(float(own @ np.linalg.solve(covariance, own)))
+    squares = np.diag(np.linalg.inv(covariance))
+    return {each: math.sqrt(float(squares[place])) for each, place in places.items()}
 
 
-def worst_mu(graph: Topology, seat: int, independent: float, correlated: float, colluders: int) -> float:
-    """The largest mu of a seat over all coalitions of so many others, if need be by way of an upper bound.
+def worst_mu(graph: Topology, independent: float, correlated: float, colluders: int) -> tuple[float, ...]:
+    """The largest mu of each seat over all coalitions of so many others, if need be by way of an upper bound.
 
-    Who is all alone among the honest has its independent noise only. Where there are too many coalitions to try, all
-    are taken to be so.
+    Who may be all alone among the honest has its independent noise only. Where there are too many coalitions to try,
+    everybody is taken to be.
     """
-    others = [each for each in range(graph.n) if each != seat]
     alone = 1 / independent
-    if len(graph.neighbors(seat)) <= colluders or math.comb(len(others), colluders) * graph.n**2 > _MOST_COALITIONS:
-        return alone
-    return max(
-        correlated_mu(graph, seat, independent, correlated, coalition) for coalition in combinations(others, colluders)
-    )
+    worst = [alone if len(graph.neighbors(seat)) <= colluders else 0.0 for seat in range(graph.n)]
+    if min(worst) == alone or math.comb(graph.n, colluders) * graph.n**3 > _MOST_WORK:
+        return (alone,) * graph.n
+    for coalition in combinations(range(graph.n), colluders):
+        for seat, mu in correlated_mu(graph, independent, correlated, coalition).items():
+            worst[seat] = max(worst[seat], mu)
+    return tuple(worst)

@@ -42,3 +42,8 @@ def test_short_vectors_are_bounded_by_the_worst_rounding() -> None:
 @pytest.mark.parametrize(("absent", "dishonest", "each"), [(0.0, 0.0, 1.0), (0.2, 0.1, 10 / 7), (0.3, 0.3, 2.5)])
 def test_only_the_honest_are_counted_on(absent: float, dishonest: float, each: float) -> None:
     assert honest_share(10.0, 10, absent, dishonest) == pytest.approx(each)
+
+
+def test_very_narrow_noise_has_a_bound_of_its_own() -> None:
+    """The other term of the corollary, by hand."""
+    assert skellam(3.0, 2.0, 1.0)[0] == pytest.approx(2 * 4 / 2 + min((3 * 4 + 18) / 4, 9 / 2))

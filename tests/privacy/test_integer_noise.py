@@ -60,3 +60,6 @@ def test_a_variance_that_does_not_fit_is_refused() -> None:
     for variance in (0, MOST_VARIANCE + 1):
         with pytest.raises(ValueError, match="must lie in"):
             discrete_gaussian(Keyed(bytes(32)), 1, variance)
+    for variance in (0, 1e10):
+        with pytest.raises(ValueError, match="must lie in"):
+            skellam(Keyed(bytes(32)), 1, variance)

@@ -43,9 +43,10 @@ class Budgets:
         """Of who sits there with these examples; of a coordinator without any. Raises JournalError."""
         if seat not in self.accounts:
             name = f"run-{run}" if shard is None else fingerprint(shard)
-            path = None if self.folder is None else self.folder / f"{name}.ledger"
-            ledger = PrivacyLedger(name, path)
-            self.accounts[seat] = Account(ledger, self.plans[seat], run, self.most, owner=shard is not None)
+            account = Account(PrivacyLedger(name), self.plans[seat], run, self.most, owner=shard is not None)
+            if self.folder is not None and account.releases:
+                account = replace(account, ledger=PrivacyLedger(name, self.folder / f"{name}.ledger"))
+            self.accounts[seat] = account
         return self.accounts[seat]
 
     def close(self) -> None:
@@ -53,9 +54,10 @@ class Budgets:
         for account in self.accounts.values():
             account.ledger.close()
 
-    def report(self) -> PrivacyReport:
-        """What was spent so far by who has spent most."""
-        return report_of(self.accounts.values())
+    def report(self) -> PrivacyReport | None:
+        """What was spent so far by who has spent most; None on the host of a coordinator that has nothing to spend."""
+        spending = [account for account in self.accounts.values() if account.releases]
+        return report_of(spending) if spending else None
 
 
 def budgets_of(config: Config[Any], topology: Schedule, holders: Collection[int]) -> Budgets | None:

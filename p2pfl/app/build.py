@@ -22,6 +22,7 @@ from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.partition import partition, partition_test
 from p2pfl.learn.tiers import Tier, tier_of
 from p2pfl.learn.train import fit
+from p2pfl.privacy.report import PrivacyReport
 from p2pfl.topology.families import build
 from p2pfl.topology.file import loads
 from p2pfl.topology.schedule import Schedule
@@ -94,6 +95,10 @@ class Setup:
             case (Trainer(only_trains=True, server=0),):
                 return self.model.layout.schema
         return ()
+
+    def report(self) -> PrivacyReport | None:
+        """What was spent of the privacy of the seats that were filled, if anything is bounded."""
+        return None if self.budgets is None else self.budgets.report()
 
     def learner(self, seat: int, compute: Compute) -> Learner:
         """The learning of one seat."""

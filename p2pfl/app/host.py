@@ -101,9 +101,8 @@ class Host:
             "metrics": metrics,
             **asdict(node.statistics()),
         }
-        budgets = enrolled.setup.budgets
-        if budgets is not None:
-            report = budgets.report()
+        report = enrolled.setup.report()
+        if report is not None:
             figures["privacy"] = asdict(report)
             self._display.line(str(report))
         folder.report(figures)

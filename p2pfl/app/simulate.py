@@ -128,8 +128,8 @@ def _run(options: SimulateOptions[Any], where: Path, profile: Profile | None) ->
             figures["profile"] = profile.figures()
         folder.report(figures)
     _show_end(display, outcome, figures, folder)
-    if setup.budgets is not None:
-        display.line(str(setup.budgets.report()))
+    if (privacy := setup.report()) is not None:
+        display.line(str(privacy))
     return 0
 
 
@@ -169,7 +169,7 @@ def _figures(setup: Setup, outcome: Outcome, seconds: float) -> dict[str, object
         "virtual_seconds": outcome.virtual_seconds,
         "seconds": seconds,
         "trace": outcome.trace,
-        **({"privacy": asdict(setup.budgets.report())} if setup.budgets is not None else {}),
+        **({} if (privacy := setup.report()) is None else {"privacy": asdict(privacy)}),
     }
 
 

@@ -24,6 +24,11 @@ class Account:
     most: float = 0.0
     owner: bool = True
 
+    @property
+    def releases(self) -> bool:
+        """Whether it ever pays: a coordinator does only where the noise is its own."""
+        return self.owner or self.plan.spec.mode == "cdp"
+
     def charge(self, round: int) -> None:
         """Pay for a round (from 0) before its noise is drawn. Raises PrivacySpent or JournalError: release nothing."""
         plan, before = self.plan, len(self.ledger.of(self.run))

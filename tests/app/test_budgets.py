@@ -34,6 +34,16 @@ def test_a_coordinator_has_the_plan_of_its_clients() -> None:
     assert found.account(1, shard(1, 2), "run") is found.account(1, None, "other")
 
 
+@pytest.mark.parametrize(("mode", "files"), [("ldp", 0), ("cdp", 1)])
+def test_a_coordinator_without_noise_has_nothing_to_report(tmp_path: Path, mode: str, files: int) -> None:
+    config = from_mapping({"course": {"name": "fedavg", "rounds": 3}, "privacy": {"mode": mode, "epsilon": 2.0}})
+    found = budgets_of(config, build("star", 5), range(1, 5)).kept(tmp_path, 0.0)
+    found.account(0, None, "run")
+    assert (found.report() is None) == (mode == "ldp")
+    assert len(list(tmp_path.iterdir())) == files
+    found.close()
+
+
 def test_all_seats_have_noise_for_the_one_that_is_worst_off() -> None:
     """In a chain, the ends have one neighbour, which may be curious."""
     found = budgets(family="chain", mode="decor", epsilon=2.0)

@@ -22,7 +22,8 @@ P2pflError
 │   └── RemoteUnready         no role of the peer handles the request: it may come yet
 ├── CourseError               a course that cannot go on
 │   ├── PeersLost             no node of the course could be reached for too long
-│   └── AggregationAborted    a secure aggregation that must not go on; names who has broken it
+│   ├── AggregationAborted    a secure aggregation that must not go on; names who has broken it
+│   └── PrivacySpent          more would be released of somebody's data than was allowed
 ├── JournalError              what must outlive the process cannot be written, or read
 └── ComputeError              a job that could not be computed where it was sent
 """
@@ -136,6 +137,10 @@ class AggregationAborted(CourseError):
     def __init__(self, sentence: str, culprits: tuple[str, ...] = ()) -> None:
         super().__init__(f"{', '.join(culprits)} {sentence}" if culprits else sentence)
         self.culprits = culprits
+
+
+class PrivacySpent(CourseError):
+    """More would be released of somebody's data than was allowed. Nothing was."""
 
 
 class JournalError(P2pflError):

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from p2pfl.app.budgets import Budgets, budgets_of
 from p2pfl.app.config import COURSES, Config, TopologySpec
 from p2pfl.compute.inline import Inline
 from p2pfl.compute.job import Compute
@@ -23,6 +24,7 @@ from p2pfl.learn.partition import partition, partition_test
 from p2pfl.learn.specs import MetricsSpec
 from p2pfl.learn.tiers import Tier, tier_of
 from p2pfl.learn.train import fit
+from p2pfl.privacy.report import PrivacyReport
 from p2pfl.privacy.secagg_client import Floors
 from p2pfl.topology.families import build
 from p2pfl.topology.file import loads
@@ -70,11 +72,12 @@ class Setup:
     """Each seat's own part of the test part, where that is dealt as well."""
     tally: Tally = field(default_factory=Tally, compare=False)
     """Of what has come to the seats that were filled."""
+    budgets: Budgets | None = None  # where what is learned of the seats is bounded
 
     @property
     def sleepers(self) -> Collection[int]:
         """Seats whose nodes a simulation makes only while they are needed."""
-        if self.config.compress.up.stateful:
+        if self.config.compress.up.stateful or not self.config.privacy.plain:
             return ()
         asleep = self.course.sleepers(self.topology.union, self.config.course)
         return asleep if len(asleep) > _ALL_AWAKE else ()
@@ -95,6 +98,10 @@ class Setup:
             case (Trainer(only_trains=True, server=0),):
                 return self.model.layout.schema
         return ()
+
+    def report(self) -> PrivacyReport | None:
+        """What was spent of the privacy of the seats that were filled, if anything is bounded."""
+        return None if self.budgets is None else self.budgets.report()
 
     def learner(self, seat: int, compute: Compute) -> Learner:
         """The learning of one seat."""
@@ -120,6 +127,9 @@ class Setup:
 
         With a journal they commit their rounds there, and go on after the last that was committed.
         """
+        account = None
+        if self.budgets is not None:
+            account = self.budgets.account(seat, self.shards.get(seat), "" if journal is None else journal.run)
         roles = self.course.play(
             Place(
                 seat,
@@ -131,6 +141,8 @@ class Setup:
                 self.config.compress,
                 self.tally,
                 floors or Floors(),
+                self.config.privacy,
+                account,
             )
         )
         if journal is not None and (last := journal.last()) is not None:
@@ -167,16 +179,32 @@ def prepare(config: Config[Any], seat: int | None = None) -> Setup:
     course = COURSES[config.course.name]
     takes = config.compress.plain or course.compresses
     require(takes, f"compress: {course.name} does not compress what it sends; leave out [compress]")
+    mode, modes = config.privacy.mode, ("plain", *course.privacy)
+    require(
+        mode in modes,
+        f"privacy.mode is {mode!r}, which {course.name} does not do; it must be one of {', '.join(modes)}",
+    )
     topology = build_topology(config.topology, course)
     seats = course.learners(topology.union)
     _check_metrics(config.metrics, seats)
+    budgets = budgets_of(config, topology, seats)
     if config.partition.scheme == "own":
-        return _own(config, course, topology, [s for s in seats if seat is None or s == seat], seat)
-    dataset = load_dataset(config.data, config.seed)
-    dealt = partition(dataset, config.partition, len(seats), config.seed)
-    tests = partition_test(dataset, config.partition, dealt, config.seed) if config.partition.consistent else []
-    shards, own_tests = _BySeat(seats, dealt), _BySeat(seats[: len(tests)], tests)
-    return Setup(config, course, topology, dataset, _model(config, dataset), shards, own_tests)
+        setup = _own(config, course, topology, [s for s in seats if seat is None or s == seat], seat)
+    else:
+        dataset = load_dataset(config.data, config.seed)
+        dealt = partition(dataset, config.partition, len(seats), config.seed)
+        tests = partition_test(dataset, config.partition, dealt, config.seed) if config.partition.consistent else []
+        shards, own_tests = _BySeat(seats, dealt), _BySeat(seats[: len(tests)], tests)
+        setup = Setup(config, course, topology, dataset, _model(config, dataset), shards, own_tests)
+    return setup if budgets is None else _noised(setup, budgets)
+
+
+def _noised(setup: Setup, budgets: Budgets) -> Setup:
+    """Raises ConfigError for what does not go together with the privacy mode, all of which is found in any seat."""
+    setup = replace(setup, budgets=budgets)
+    setup.roles(0, Inline())
+    budgets.accounts.clear()
+    return setup
 
 
 def _check_metrics(spec: MetricsSpec, seats: Sequence[int]) -> None:

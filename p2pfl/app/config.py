@@ -59,6 +59,7 @@ from p2pfl.courses.teleportation import TELEPORTATION
 from p2pfl.errors import ConfigError
 from p2pfl.learn.compression import CompressSpec
 from p2pfl.learn.specs import DataSpec, MetricsSpec, ModelSpec, Option, PartitionSpec, TrainSpec
+from p2pfl.privacy.spec import PrivacySpec
 from p2pfl.sim.availability import AvailabilitySpec
 from p2pfl.sim.devices import DeviceSpec
 from p2pfl.sim.network import NetworkSpec
@@ -161,6 +162,7 @@ class Config(Generic[SettingsT]):
     train: TrainSpec = field(default_factory=TrainSpec)
     metrics: MetricsSpec = field(default_factory=MetricsSpec)
     compress: CompressSpec = field(default_factory=CompressSpec)
+    privacy: PrivacySpec = field(default_factory=PrivacySpec)
     network: NetworkSpec = field(default_factory=NetworkSpec)
     devices: DeviceSpec = field(default_factory=DeviceSpec)
     availability: AvailabilitySpec = field(default_factory=AvailabilitySpec)

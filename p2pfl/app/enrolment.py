@@ -22,7 +22,7 @@ from p2pfl.app.joining import fetch_course, take_seat
 from p2pfl.app.node_options import LocalData, NodeOptions
 from p2pfl.app.registrar import Courier, CourseText, Join, Registrar
 from p2pfl.app.run import RunFolder, RunMark, unfinished
-from p2pfl.errors import ConfigError, CourseError
+from p2pfl.errors import ConfigError, CourseError, require
 from p2pfl.journal.disk import Folder
 from p2pfl.journal.journal import Journal
 from p2pfl.journal.ledger import Ledger
@@ -124,6 +124,7 @@ class Enrolment:
     def _open(self, setup: Setup, course: CourseText, seat: int, begun: tuple[Path, RunMark] | None) -> Enrolled:
         """A new folder, or that of the run that was begun."""
         mark = RunMark(course.run, course_hash(setup.config), self.node.id, seat)
+        setup = self._bounded(setup, seat, course.run)
         if begun is None:
             folder = RunFolder(self.options.runs, setup.config, self.options.run)
             folder.mark(mark)
@@ -141,6 +142,16 @@ class Enrolment:
                 self.display.row("damage", text=sentence)
                 folder.log(sentence)
         return Enrolled(setup, Courier(course), mark, folder, journal)
+
+    def _bounded(self, setup: Setup, seat: int, run: str) -> Setup:
+        """With the ledger of our data, which lasts. Raises ConfigError where there is none, and we have a limit."""
+        most = self.options.epsilon_max
+        if setup.budgets is None:
+            require(not most, "--epsilon-max is given, and the course adds no noise: privacy.mode is 'plain'")
+            return setup
+        budgets = setup.budgets.kept(self.options.privacy_ledgers, most)
+        budgets.account(seat, setup.shards.get(seat), run)
+        return replace(setup, budgets=budgets)
 
 
 def _checked(course: CourseText) -> Config[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from p2pfl.errors import ListenFailed, P2pflError, PeersLost, UserError
+from p2pfl.errors import ListenFailed, P2pflError, PeersLost, PrivacySpent, UserError
 
 __all__ = ["EXIT_CODES", "Exit", "exit_of"]
 
@@ -31,4 +31,4 @@ def exit_of(error: P2pflError) -> Exit:
     """What an error that ends a command means for who called it."""
     if isinstance(error, PeersLost):
         return Exit.GAVE_UP
-    return Exit.MISTAKE if isinstance(error, (UserError, ListenFailed)) else Exit.FAILED
+    return Exit.MISTAKE if isinstance(error, (UserError, ListenFailed, PrivacySpent)) else Exit.FAILED

@@ -65,6 +65,8 @@ class Host:
                 async with self._station.up() as node:
                     enrolled = await Enrolment(node, self._options, self._config, self._data, self._display).enrol()
                     kept.enter_context(enrolled.folder)
+                    if enrolled.setup.budgets is not None:
+                        kept.callback(enrolled.setup.budgets.close)
                     await self._take_part(node, enrolled)
             finally:
                 await self._compute.close()
@@ -112,6 +114,10 @@ class Host:
             "train_flops": self._meter.flops,
             **asdict(node.statistics()),
         }
+        report = enrolled.setup.report()
+        if report is not None:
+            figures["privacy"] = asdict(report)
+            self._display.line(str(report))
         folder.report(figures)
         self._display.row("report", **figures, folder=str(folder.path))
         self._display.line(f"final model {figures['model_hash']}")

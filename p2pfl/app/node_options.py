@@ -12,7 +12,7 @@ from p2pfl.app.computes import ComputeOptions
 from p2pfl.app.config import Config, load_config, with_topology
 from p2pfl.app.options import parse
 from p2pfl.app.station import StationOptions
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, require
 from p2pfl.privacy.secagg_client import Floors
 
 __all__ = ["Hosting", "Joining", "LocalData", "NodeOptions", "host_command"]
@@ -38,9 +38,16 @@ class NodeOptions(StationOptions):
     sessions_per_hour: int = 0
     """It takes part in so many sums within an hour at most; 0: in any number."""
 
+    privacy_ledgers: Path = Path(".p2pfl/privacy")
+    """Where it is kept what was spent of the privacy of this host's data, over all runs. Never delete it."""
+    epsilon_max: float = 0.0
+    """Release nothing of this host's data that would make its epsilon larger, whatever the course allows; 0: no limit
+    but the course's."""
+
     def __post_init__(self) -> None:
         StationOptions.__post_init__(self)
         _ = self.floors  # which checks them
+        require(self.epsilon_max >= 0, f"--epsilon-max is {self.epsilon_max}; it must not be negative")
 
     @property
     def floors(self) -> Floors:

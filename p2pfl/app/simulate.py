@@ -132,6 +132,8 @@ def _run(options: SimulateOptions[Any], where: Path, profile: Profile | None) ->
             figures["profile"] = profile.figures()
         folder.report(figures)
     _show_end(display, outcome, figures, folder)
+    if (privacy := setup.report()) is not None:
+        display.line(str(privacy))
     return 0
 
 
@@ -142,6 +144,7 @@ def _start(options: SimulateOptions[Any], where: Path) -> Checkpoint:
     instead = f"--resume goes with the folder of a run, not with {where}: p2pfl simulate runs/NAME --resume"
     require(where.is_dir(), instead)
     others = options.config != load_config(where) or options.checkpoint_every or options.run
+    require(options.config.privacy.plain, "--resume: the privacy ledgers of a simulation end with it; run it anew")
     require(not others, f"--resume goes on with the run in {where} as it is; leave out other options of course and run")
     return Checkpoint.load(where)
 
@@ -171,6 +174,7 @@ def _figures(setup: Setup, outcome: Outcome, seconds: float) -> dict[str, object
         "virtual_seconds": outcome.virtual_seconds,
         "seconds": seconds,
         "trace": outcome.trace,
+        **({} if (privacy := setup.report()) is None else {"privacy": asdict(privacy)}),
     }
 
 

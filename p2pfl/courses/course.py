@@ -13,7 +13,9 @@ from p2pfl.journal.journal import Journal
 from p2pfl.journal.state import State
 from p2pfl.learn.compression import CompressSpec
 from p2pfl.learn.entropy import Tally
+from p2pfl.privacy.account import Account
 from p2pfl.privacy.secagg_client import Floors
+from p2pfl.privacy.spec import PrivacySpec
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.schedule import Schedule
 
@@ -33,6 +35,8 @@ class Place:
     compress: CompressSpec = field(default_factory=CompressSpec)  # for a course that `compresses`
     tally: Tally = field(default_factory=Tally)  # of what comes to all seats that have it in common
     floors: Floors = field(default_factory=Floors)  # what this node asks of who wants its update
+    privacy: PrivacySpec = field(default_factory=PrivacySpec)  # in one of the modes of the `privacy` of its course
+    account: Account | None = None  # what this seat's noise is charged to, wherever it is not plain
 
 
 RoleState = State
@@ -88,6 +92,7 @@ class Course:
     """Seats that only answer what they are asked, and keep nothing in between: a simulation need not hold them."""
     compresses: bool = False  # whether it does what the table [compress] asks for
     rotates: bool = False  # whether each round is led, and told of, by another seat
+    privacy: tuple[str, ...] = ()  # the modes of the table [privacy] that it can do
     elected: tuple[type, ...] = ()  # every role that `play` may give where the settings have the coordinator elected
     secret: tuple[type, ...] = ()  # every role that `play` may give where the settings have `privacy`
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor
+from p2pfl.courses.decor import GOSSIPING, Pairing, noisy
 from p2pfl.courses.diagnosis import diagnosed
 from p2pfl.courses.gossip import (
     Gossiping,
@@ -377,13 +378,16 @@ class Mixer(Gossiping):
 
 
 def _play(place: Place) -> tuple[object, ...]:
+    pairing: Pairing | None = None
     kind = Adapt if place.settings.order == "adapt" else Combine
-    steps = kind(place.learner.parts, place.settings.missing)
+    steps: Steps = kind(place.learner.parts, place.settings.missing)
+    if not place.privacy.plain:
+        steps, pairing = noisy(place)
     neighbors = neighborhood(place.topology, place.seat)
     watch = Watch(place.seat, neighbors, place.journal) if place.settings.signed else None
     kept = keeping(steps, place)
     mixer = Mixer(place.learner, place.settings, place.topology, place.stop, place.journal, watch, kept)
-    return (mixer,) if watch is None else (mixer, watch)
+    return tuple(role for role in (mixer, watch, pairing) if role is not None)
 
 
 def connected(topology: Topology) -> str | None:
@@ -422,4 +426,4 @@ def _everybody(topology: Topology) -> Sequence[int]:
     return range(topology.n)
 
 
-DPSGD = Course("dpsgd", DpsgdSettings, (Mixer, Watch), _play, _everybody, "ring", connected)
+DPSGD = Course("dpsgd", DpsgdSettings, (Mixer, Watch, Pairing), _play, _everybody, "ring", connected, privacy=GOSSIPING)

@@ -73,17 +73,18 @@ class RoundRules:
 
     def asked(self, clients: int) -> int:
         """How many of so many clients are asked."""
-        return min(clients, _ceil(self._size(clients) * (1 + self.over_selection)))
+        return min(clients, _ceil(self.expected(clients) * (1 + self.over_selection)))
 
     def enough(self, clients: int) -> int:
         """How many updates end a round."""
-        return max(1, _ceil(self._size(clients) * self.quorum))
+        return max(1, _ceil(self.expected(clients) * self.quorum))
 
     def unseen_of(self, clients: int) -> int:
         """How many of so many clients never train. One always does."""
         return min(round(self.unseen * clients), clients - 1) if self.unseen else 0
 
-    def _size(self, clients: int) -> int:
+    def expected(self, clients: int) -> int:
+        """How many a cohort has that is neither over-selected nor cut short."""
         return max(1, round(self.fraction * clients))
 
 

@@ -1,1 +1,1 @@
-"""What keeps the examples of one node from being read out of what it sends."""
+"""What bounds how much others learn of one node's data: masks that cancel, clipping, noise, and what they amount to."""

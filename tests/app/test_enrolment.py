@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from p2pfl.app.config import course_hash, from_mapping
+from p2pfl.app.config import Config, course_hash, from_mapping, to_mapping
 from p2pfl.app.console import Display
 from p2pfl.app.enrolment import Enrolled, Enrolment, refuse_foreign_code
 from p2pfl.app.node_options import LocalData, NodeOptions
@@ -24,7 +25,8 @@ CONFIG = from_mapping({"course": {"name": "fedavg"}, "topology": {"n": 3}, "data
 class Site:
     """Hosts in one process, each with a base of run folders."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, config: Config[Any] = CONFIG) -> None:
+        self.config = config
         self.network = MemoryNetwork()
         self.base = base
         self.lines: list[str] = []
@@ -38,7 +40,7 @@ class Site:
         own = {"runs": self.base / node.id, "peers": () if node.id == "hub" else ("hub",), **options}
         display = Display(as_json=False, total=1)
         display.line = self.lines.append  # type: ignore[method-assign]  # what a person would read
-        config = CONFIG if node.id == "hub" else None
+        config = self.config if node.id == "hub" else None
         enrolled = await Enrolment(node, NodeOptions(**own), config, LocalData(), display).enrol()  # type: ignore[arg-type]  # by name
         node.add(enrolled.courier)
         await node.members.announce(seat=enrolled.mark.seat)
@@ -54,6 +56,8 @@ def end(*enrolled: Enrolled) -> None:
     """As the end of a process does it."""
     for each in enrolled:
         each.folder.__exit__(None, None, None)
+        if each.setup.budgets is not None:
+            each.setup.budgets.close()
 
 
 async def test_all_who_join_play_the_same_run_in_seats_of_their_own(site: Site) -> None:
@@ -115,6 +119,31 @@ async def test_a_run_that_ended_is_over(site: Site) -> None:
     async with site.node("hub") as hub:
         end(after := await site.enrol(hub))
     assert after.mark.run != before.mark.run
+
+
+async def test_what_is_spent_of_own_data_is_kept_over_all_runs(tmp_path: Path) -> None:
+    private = {"mode": "ldp", "noise_multiplier": 1.0}
+    config = from_mapping({**to_mapping(CONFIG), "course": {"name": "fedavg", "weights": "equal"}, "privacy": private})
+    site, ledgers = Site(tmp_path, config), tmp_path / "ledgers"
+    spent = []
+    for _ in range(2):
+        async with site.node("hub") as hub, site.node("a") as a:
+            first = await site.enrol(hub, fresh=True, privacy_ledgers=ledgers)
+            other = await site.enrol(a, fresh=True, privacy_ledgers=ledgers, epsilon_max=9.0)
+            budgets, seat = other.setup.budgets, other.mark.seat
+            account = budgets.account(seat, other.setup.shards[seat], other.mark.run)
+            account.charge(0)
+            spent.append(account.ledger.spent.mu_squared)
+            assert account.most == 9.0
+        end(first, other)
+    assert spent == [1.0, 2.0]
+    assert len(list(ledgers.iterdir())) == 1, "the coordinator adds no noise, and has none"
+
+
+async def test_a_host_with_a_limit_does_not_join_without_noise(site: Site) -> None:
+    async with site.node("hub") as hub:
+        with pytest.raises(ConfigError, match="--epsilon-max is given, and the course adds no noise"):
+            await site.enrol(hub, epsilon_max=1.0)
 
 
 async def test_damage_is_told(site: Site) -> None:

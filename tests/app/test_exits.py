@@ -9,7 +9,16 @@ import signal
 import pytest
 
 from p2pfl.app.exits import EXIT_CODES, Exit, exit_of
-from p2pfl.errors import ComputeError, ConfigError, CourseError, IdentityError, LinkRefused, ListenFailed, PeersLost
+from p2pfl.errors import (
+    ComputeError,
+    ConfigError,
+    CourseError,
+    IdentityError,
+    LinkRefused,
+    ListenFailed,
+    PeersLost,
+    PrivacySpent,
+)
 
 
 def test_the_documentation_lists_them_all() -> None:
@@ -30,6 +39,7 @@ def test_numbers_are_those_of_the_system() -> None:
         (LinkRefused("x"), Exit.FAILED),
         (CourseError("x"), Exit.FAILED),
         (PeersLost("x"), Exit.GAVE_UP),
+        (PrivacySpent("x"), Exit.MISTAKE),
         (ComputeError("x"), Exit.FAILED),
     ],
 )

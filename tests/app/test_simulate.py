@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from p2pfl.app.build import prepare
 from p2pfl.app.cli import main
 from p2pfl.app.config import from_mapping
 from p2pfl.app.simulate import Outcome, simulate
+from p2pfl.privacy.gaussian import epsilon_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["--topology.n", "3", "--course.rounds", "2", "--train.epochs", "1"]
@@ -52,6 +54,27 @@ def test_json_tells_every_round_and_ends_with_the_report(tmp_path: Path, capsys:
     rows = [orjson.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["round"] for row in rows if row["kind"] == "round"] == [1, 2]
     assert rows[-1]["model_hash"] == report["model_hash"]
+
+
+def test_the_report_tells_what_privacy_has_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    private = ["--course.weights", "equal", "--privacy.mode", "cdp", "--privacy.noise-multiplier", "2"]
+    report = run(tmp_path, "private", *private)["privacy"]
+    assert isinstance(report, dict)
+    assert set(report) == {
+        "mode", "unit", "adjacency", "delta", "sampling", "view", "accountant", "clip", "noise_multiplier", "rounds",
+        "epsilon", "valid",
+    }  # fmt: skip
+    assert report["rounds"] == 2
+    assert report["epsilon"] == epsilon_of(math.sqrt(2) / 2, report["delta"])
+    assert "privacy cdp: epsilon" in capsys.readouterr().out
+
+
+def test_a_private_run_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its ledgers were in memory: what was spent would be forgotten."""
+    private = ["--course.weights", "equal", "--privacy.mode", "cdp", "--privacy.noise-multiplier", "2"]
+    run(tmp_path, "private", *private, "--checkpoint-every", "1")
+    assert main(["simulate", str(tmp_path / "private"), "--resume"]) == 2
+    assert "the privacy ledgers of a simulation end with it" in capsys.readouterr().err
 
 
 def test_a_resolved_course_can_be_run_again(tmp_path: Path) -> None:

@@ -20,11 +20,14 @@ TELLING = {
     "embed_in_aiohttp.py": r'^GET /status: 200 \{"round"[^$]*^afterwards:  200 \{"round": 15, "accuracy": 0\.9',
     "fedavg.py": r"^round 12: 4 updates, accuracy 0\.[89]",
     "gossip.py": r"^full +1\.000( +0\.000){6}",
+    "gossip_privacy.py": r"^without noise: solved for 7 others, relative error \de-0[4-9]\n"
+    r"with noise: solved for 7 others, relative error \de\+0",
     "hello.py": r"^house says: hello Emmy, you are guest number 2$",
     "hierarchical.py": r"^hierarchical: .*\n  accuracy 0\.9",
     "notebook.py": r"^after: accuracy 0\.",
     "own_message.py": r"^batteries: client 1 \d+ %, client 2 \d+ %, client 3 \d+ %$",
     "own_model.py": r"^round 15  accuracy 0\.9",
+    "privacy.py": r"^plain +99\.0 dB .* 100%(.*\n)+InconsistentServer: 5 of 5 clients refuse, unmasked: False$",
     "without_torch.py": r"^round 12  accuracy 0\.[89]",
 }
 

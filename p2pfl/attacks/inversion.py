@@ -45,7 +45,7 @@ def deep_leakage(
             x.grad, logits.grad = torch.autograd.grad(apart, [x, logits])
             return apart
 
-        search.step(distance)  # type: ignore[no-untyped-call] - torch does not say what it takes
+        search.step(distance)  # type: ignore[no-untyped-call]  # torch does not say what it takes
     return x.detach(), logits.detach().softmax(1)
 
 

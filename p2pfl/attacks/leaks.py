@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 __all__ = ["label", "layer_input"]
@@ -29,8 +28,8 @@ def label(last_bias_gradient: Tensor) -> int:
     """The class of a lone example under cross-entropy: that whose logit has a negative gradient, chance less one.
 
     B. Zhao, K. R. Mopuri, H. Bilen: "iDLG: Improved Deep Leakage from Gradients", 2020,
-    https://arxiv.org/abs/2001.02610. Deviation: the bias of the last layer is looked at, and not its weights, whose sign
-    tells the same only where what goes into the layer is positive.
+    https://arxiv.org/abs/2001.02610. Deviation: the bias of the last layer is looked at, and not its weights, whose
+    sign tells the same only where what goes into the layer is positive.
 
     >>> label(torch.tensor([0.2, -0.9, 0.7]))
     1

@@ -33,7 +33,7 @@ def by_loss(model: Model, params: Tensor, shard: Shard) -> Tensor:
 
 
 def confidence(model: Model, params: Tensor, shard: Shard) -> Tensor:
-    """log p / (1 - p) for the chance p that the model gives to each example's class, which is about normal: (examples,)."""
+    """log p / (1 - p), which is about normal, p being the chance that each example's class has: (examples,)."""
     logits, y = _logits(model, params, shard)
     true = logits.gather(1, y[:, None]).squeeze(1)
     return true - logits.scatter(1, y[:, None], -torch.inf).logsumexp(1)

@@ -1,9 +1,9 @@
 """Whether the examples behind an update have a property that the model is not about, without changing anything.
 
 L. Melis, C. Song, E. De Cristofaro, V. Shmatikov: "Exploiting Unintended Feature Leakage in Collaborative Learning",
-S&P 2019, https://arxiv.org/abs/1805.04049, section 5.1, the passive attack: who looks makes updates from examples of its
-own, with and without the property, and has a classifier learn to tell them apart. Deviation: the classifier is ridge
-regression on updates of length one, in closed form, and no random forest.
+S&P 2019, https://arxiv.org/abs/1805.04049, the passive attack: who looks makes updates from examples of its own, with
+and without the property, and has a classifier learn to tell them apart. Deviation: the classifier is ridge regression
+on updates of length one, in closed form, and no random forest.
 """
 
 from __future__ import annotations
@@ -30,4 +30,5 @@ def property_scores(seen: Tensor, having: Tensor, lacking: Tensor, ridge: float 
     kernel = (own - center) @ (own - center).T
     duals = torch.linalg.solve(kernel + ridge * torch.eye(len(own)), targets - targets.mean())
     given = seen.double() / seen.double().norm(dim=1, keepdim=True)
-    return (given - center) @ (own - center).T @ duals
+    scores: Tensor = (given - center) @ (own - center).T @ duals
+    return scores

@@ -20,7 +20,7 @@ _TOLERANCE = 1e-6
 
 
 def view(graph: Topology, seat: int, rounds: int, rule: str = "default") -> Matrix:
-    """With which weights inputs are in what a seat knows: its own input, then what each neighbour sends, round by round.
+    """With which weights inputs are in what a seat knows: its own, then what each neighbour sends, round by round.
 
     Neighbours are in the order of their seats; in the first round they send their inputs. (1 + rounds * degree, n).
     """
@@ -45,7 +45,8 @@ class Solved(NamedTuple):
 
 def solve(weights: Matrix, messages: Matrix) -> Solved:
     """The inputs (n, ...) of `messages` (messages, ...) that are `weights` (messages, n) times them, as of `view`."""
-    inputs, _, rank, _ = np.linalg.lstsq(weights, messages.reshape(len(messages), -1), rcond=_TOLERANCE)
+    found, _, rank, _ = np.linalg.lstsq(weights, messages.reshape(len(messages), -1), rcond=_TOLERANCE)
     shown = np.linalg.pinv(weights, rcond=_TOLERANCE) @ weights  # a projection: 1 where an input is determined
     known = frozenset(np.flatnonzero(np.diag(shown) > 1 - _TOLERANCE).tolist())
-    return Solved(inputs.reshape(weights.shape[1], *messages.shape[1:]), known, int(rank))
+    inputs = found.astype(np.float64, copy=False).reshape(weights.shape[1], *messages.shape[1:])
+    return Solved(inputs, known, int(rank))

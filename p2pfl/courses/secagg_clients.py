@@ -41,14 +41,14 @@ from p2pfl.privacy.secagg import Advert, Dealt, Revealed, Session
 from p2pfl.privacy.secagg_server import Aggregator
 from p2pfl.wire.message import Request
 
-__all__ = ["SecretClients"]
+__all__ = ["Play", "SecretClients"]
 
 _NONCE_BYTES = 16
 _Take = Callable[[Peer, ReplyT, float], Awaitable[None]]
 """Takes an answer, which came after so many seconds."""
 
 
-class _Play:
+class Play:
     """One session that is under way."""
 
     def __init__(self, node: Node, aggregator: Aggregator, peers: Iterable[Peer]) -> None:
@@ -96,7 +96,7 @@ class SecretClients(Clients):
         signer, secrecy = signer_of(node), self._secrecy
         model = await self.learner.digest(secrecy.rule.down.vector(ask.params))
         session = Session(secrecy.run, ask.round, signer.draw(_NONCE_BYTES).hex(), model, secrecy.terms)
-        play = _Play(node, Aggregator(session, secrecy.rule.up.numel, signer.verifies), cohort.peers)
+        play = Play(node, Aggregator(session, secrecy.rule.up.numel, signer.verifies), cohort.peers)
         await self._advertise(play, ask)
         await self._share(play)
         await self._mask(play)
@@ -105,12 +105,12 @@ class SecretClients(Clients):
         await self._reveal(play)
         return await self._add_up(play, ask)
 
-    async def _ask(self, play: _Play, requests: Mapping[Peer, Request[ReplyT]], take: _Take[ReplyT]) -> None:
+    async def _ask(self, play: Play, requests: Mapping[Peer, Request[ReplyT]], take: _Take[ReplyT]) -> None:
         """A stage behind the first: all who are left are waited for, since each that is lost costs the others."""
         replies = Replies(play.node, requests, self.patience(play.node))
         await self._gather(replies, play.node, play.round, take, len(requests))
 
-    async def _advertise(self, play: _Play, ask: Train) -> None:
+    async def _advertise(self, play: Play, ask: Train) -> None:
         async def take(peer: Peer, keys: Keys, _: float) -> None:
             play.aggregator.enlist(peer.id, Advert(peer.id, keys.keys, keys.signature))
 
@@ -119,7 +119,7 @@ class SecretClients(Clients):
         enough = min(self.rules.enough(self.total), len(play.peers))
         await self._gather(replies, play.node, play.round, take, enough)
 
-    async def _share(self, play: _Play) -> None:
+    async def _share(self, play: Play) -> None:
         async def take(peer: Peer, shares: Shares, _: float) -> None:
             play.aggregator.deal(peer.id, Dealt(shares.commitment, shares.sealed, shares.signature))
 
@@ -127,7 +127,7 @@ class SecretClients(Clients):
         ask = Share(play.nonce, [(each.peer, each.keys, each.signature) for each in adverts])
         await self._ask(play, dict.fromkeys(play.of(advert.peer for advert in adverts), ask), take)
 
-    async def _mask(self, play: _Play) -> None:
+    async def _mask(self, play: Play) -> None:
         async def take(peer: Peer, masked: Masked, _: float) -> None:
             words = self._secrecy.words(masked.words)
             play.aggregator.add(peer.id, words, await digest(words), masked.signature)
@@ -138,14 +138,14 @@ class SecretClients(Clients):
         await self._ask(play, asks, take)
         play.survivors = play.aggregator.close_sum()
 
-    async def _confirm(self, play: _Play) -> None:
+    async def _confirm(self, play: Play) -> None:
         async def take(peer: Peer, confirmation: Confirmation, _: float) -> None:
             play.aggregator.confirm(peer.id, confirmation.signature)
 
         ask = Confirm(play.nonce, play.survivors)
         await self._ask(play, dict.fromkeys(play.of(play.aggregator.survivors), ask), take)
 
-    async def _reveal(self, play: _Play) -> None:
+    async def _reveal(self, play: Play) -> None:
         async def take(peer: Peer, seeds: Seeds, _: float) -> None:
             play.aggregator.reveal(peer.id, Revealed(seeds.own, seeds.mask, seeds.signature))
 
@@ -155,7 +155,7 @@ class SecretClients(Clients):
         }
         await self._ask(play, asks, take)
 
-    async def _add_up(self, play: _Play, ask: Train) -> Collected:
+    async def _add_up(self, play: Play, ask: Train) -> Collected:
         """What all stages come to."""
         aggregator, terms = play.aggregator, self._secrecy.terms
         try:

@@ -87,7 +87,9 @@ class SeedsTaken(Event):
         return min(self.own, self.mask) >= self.threshold
 
     def __str__(self) -> str:
-        return f"took {self.own} shares of a client's own seed and {self.mask} of its mask key; {self.threshold} unmask it"
+        return (
+            f"{self.own} shares of a client's own seed and {self.mask} of its mask key; it takes {self.threshold} each"
+        )
 
 
 class _DoubleReveal(SecretClients):

@@ -44,7 +44,10 @@ class Solved(NamedTuple):
 
 
 def solve(weights: Matrix, messages: Matrix) -> Solved:
-    """The inputs (n, ...) of `messages` (messages, ...) that are `weights` (messages, n) times them, as of `view`."""
+    """The inputs (n, ...) of `messages` (messages, ...) that are `weights` (messages, n) times them, as of `view`.
+
+    By least squares: exact without noise. With noise the error is no bound on what can be known; see privacy/views.py.
+    """
     found, _, rank, _ = np.linalg.lstsq(weights, messages.reshape(len(messages), -1), rcond=_TOLERANCE)
     shown = np.linalg.pinv(weights, rcond=_TOLERANCE) @ weights  # a projection: 1 where an input is determined
     known = frozenset(np.flatnonzero(np.diag(shown) > 1 - _TOLERANCE).tolist())

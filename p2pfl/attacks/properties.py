@@ -28,7 +28,7 @@ def property_scores(seen: Tensor, having: Tensor, lacking: Tensor, ridge: float 
     center = own.mean(0)
     targets = torch.cat([torch.ones(len(having)), -torch.ones(len(lacking))]).double()
     kernel = (own - center) @ (own - center).T
-    duals = torch.linalg.solve(kernel + ridge * torch.eye(len(own)), targets - targets.mean())
+    duals = torch.linalg.solve(kernel + ridge * torch.eye(len(own)), targets)
     given = seen.double() / seen.double().norm(dim=1, keepdim=True)
     scores: Tensor = (given - center) @ (own - center).T @ duals
     return scores

@@ -78,8 +78,8 @@ def test_each_example_is_in_half_of_the_shadows() -> None:
 def test_the_ratio_is_that_of_two_normal_densities() -> None:
     held = torch.tensor([[True], [True], [False], [False]])
     of_members = torch.distributions.Normal(4.0, 1.0)
-    of_others = torch.distributions.Normal(1.0, 1.0)
-    given = Shadows(torch.tensor([[3.0], [5.0], [0.0], [2.0]]).double(), held)
+    of_others = torch.distributions.Normal(1.0, 3.0)
+    given = Shadows(torch.tensor([[3.0], [5.0], [-2.0], [4.0]]).double(), held)
     asked = torch.tensor([2.0]).double()
     assert float(lira(asked, given)) == pytest.approx(float(of_members.log_prob(asked) - of_others.log_prob(asked)))
 

@@ -39,3 +39,7 @@ def test_the_view_is_what_is_sent() -> None:
 def test_leaves_of_a_star_stay_hidden_from_one_another() -> None:
     weights = view(build("star", 6), 1, 10)
     assert solve(weights, weights @ np.ones(6)).known == {0, 1}
+
+
+def test_what_is_nearly_alone_in_a_message_is_not_known() -> None:
+    assert solve(np.array([[1.0, 0.1]]), np.ones(1)).known == set()

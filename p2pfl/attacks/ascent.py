@@ -2,8 +2,8 @@
 
 M. Nasr, R. Shokri, A. Houmansadr: "Comprehensive Privacy Analysis of Deep Learning: Passive and Active White-box
 Inference Attacks against Centralized and Federated Learning", S&P 2019, https://arxiv.org/abs/1812.00910, section on
-gradient ascent by the global attacker. Deviation: all suspects are pushed at once, and a score is how small their loss is
-again after each round, where the paper has a classifier of much more than that.
+gradient ascent by the global attacker. Deviation: all suspects are pushed at once, and a score is how small their loss
+is again after each round, where the paper has a classifier of much more than that.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ def layer_input(weight_gradient: Tensor, bias_gradient: Tensor) -> Tensor:
 
     `weight_gradient`: (outputs, features); `bias_gradient`: (outputs,).
 
+    >>> import torch
     >>> layer_input(torch.tensor([[0.0, 0.0], [1.0, 2.0]]), torch.tensor([0.0, 0.5]))
     tensor([2., 4.])
     """
@@ -31,6 +32,7 @@ def label(last_bias_gradient: Tensor) -> int:
     https://arxiv.org/abs/2001.02610. Deviation: the bias of the last layer is looked at, and not its weights, whose
     sign tells the same only where what goes into the layer is positive.
 
+    >>> import torch
     >>> label(torch.tensor([0.2, -0.9, 0.7]))
     1
     """

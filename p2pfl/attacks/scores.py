@@ -17,6 +17,7 @@ def mse(found: Tensor, truth: Tensor) -> float:
 def psnr(found: Tensor, truth: Tensor, peak: float = 1.0) -> float:
     """Peak signal-to-noise ratio in dB, for values from 0 to `peak`: about 10 for a guess, over 20 for a likeness.
 
+    >>> import torch
     >>> psnr(torch.tensor([0.1, 0.9]), torch.tensor([0.0, 1.0]))
     20.0
     """
@@ -27,6 +28,7 @@ def psnr(found: Tensor, truth: Tensor, peak: float = 1.0) -> float:
 def auc(members: Tensor, others: Tensor) -> float:
     """The chance that a member has a higher score than somebody else; ties count half. 0.5: the scores tell nothing.
 
+    >>> import torch
     >>> auc(torch.tensor([3.0, 1.0]), torch.tensor([2.0, 0.0]))
     0.75
     """
@@ -40,6 +42,7 @@ def tpr_at(members: Tensor, others: Tensor, fpr: float = 0.01) -> float:
     N. Carlini, S. Chien, M. Nasr, S. Song, A. Terzis, F. Tramèr: "Membership Inference Attacks From First Principles",
     S&P 2022, https://arxiv.org/abs/2112.03570, section III, says why it is this that counts, and not the mean.
 
+    >>> import torch
     >>> tpr_at(torch.tensor([3.0, 1.0]), torch.tensor([2.0, 0.0]))
     0.5
     """

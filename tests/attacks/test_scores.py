@@ -1,4 +1,4 @@
-"""Scores against scikit-learn's, and by hand."""
+"""Scores against their definitions, and by hand."""
 
 from __future__ import annotations
 

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from p2pfl.app.config import Config
+from p2pfl.courses.secagg import distributed
 from p2pfl.errors import require
 from p2pfl.learn.data import Shard
 from p2pfl.privacy.account import Account
+from p2pfl.privacy.distributed import Distributed
 from p2pfl.privacy.ledger import PrivacyLedger
-from p2pfl.privacy.plan import Plan, plan_of
+from p2pfl.privacy.plan import Plan, plan_of, shared_plan
 from p2pfl.privacy.report import PrivacyReport, report_of
 from p2pfl.privacy.views import worst_mu
 from p2pfl.topology.schedule import Schedule
@@ -60,14 +62,20 @@ class Budgets:
         return report_of(spending) if spending else None
 
 
-def budgets_of(config: Config[Any], topology: Schedule, holders: Collection[int]) -> Budgets | None:
-    """Of a course whose seats `holders` hold data; None where it has no privacy to spend.
+def budgets_of(config: Config[Any], topology: Schedule, holders: Collection[int], numel: int = 0) -> Budgets | None:
+    """Of a course whose seats `holders` hold data; None where it has no privacy to spend. `numel`: of the model.
 
     Raises ConfigError where no noise is enough, or the budget is too small.
     """
     spec, rounds = config.privacy, config.course.rounds
     if spec.plain:
         return None
+    if spec.mode == "ddp":
+
+        def noise(multiplier: float) -> Distributed:
+            return distributed(config.course, spec, len(holders), numel, multiplier)
+
+        return Budgets(dict.fromkeys(range(topology.n), shared_plan(spec, len(holders), rounds, noise)))
     if spec.mode == "decor":
         graphs = [topology.at(round) for round in range(rounds)]
         both_ways = all(graph.is_symmetric for graph in graphs)

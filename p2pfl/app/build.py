@@ -187,7 +187,6 @@ def prepare(config: Config[Any], seat: int | None = None) -> Setup:
     topology = build_topology(config.topology, course)
     seats = course.learners(topology.union)
     _check_metrics(config.metrics, seats)
-    budgets = budgets_of(config, topology, seats)
     if config.partition.scheme == "own":
         setup = _own(config, course, topology, [s for s in seats if seat is None or s == seat], seat)
     else:
@@ -196,6 +195,7 @@ def prepare(config: Config[Any], seat: int | None = None) -> Setup:
         tests = partition_test(dataset, config.partition, dealt, config.seed) if config.partition.consistent else []
         shards, own_tests = _BySeat(seats, dealt), _BySeat(seats[: len(tests)], tests)
         setup = Setup(config, course, topology, dataset, _model(config, dataset), shards, own_tests)
+    budgets = budgets_of(config, topology, seats, setup.model.layout.numel)
     return setup if budgets is None else _noised(setup, budgets)
 
 

@@ -279,10 +279,11 @@ def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[obj
         require(place.privacy.mode == "plain", exposed)
     plain = noised(tuned(plain, settings.finetuning(place.learner.train)), place)
     if settings.privacy != "plain":
-        both = (
-            f"course.privacy is {settings.privacy!r} and privacy.mode {place.privacy.mode!r}; set one of them to plain"
+        unshared = (
+            f"course.privacy is {settings.privacy!r}, and with privacy.mode = {place.privacy.mode!r} noise does not "
+            "come in shares; set privacy.mode to 'ddp', or course.privacy to 'plain'"
         )
-        require(place.privacy.mode == "plain", both)
+        require(place.privacy.mode in ("plain", "ddp"), unshared)
         in_rounds = f"course.privacy does not go with {settings.name}, which has no rounds; set it to 'plain'"
         require(server is Server, in_rounds)
         return (_secret(place, Secrecy.of(place, plain)),)

@@ -1,10 +1,12 @@
 """Differential privacy with a coordinator: any rule whose update is a model, with clipped updates and noise in the sum.
 
 H. B. McMahan, D. Ramage, K. Talwar, L. Zhang: "Learning Differentially Private Recurrent Language Models", ICLR 2018,
-https://arxiv.org/abs/1710.06963, with the coordinator's noise (`cdp`), or each client's own (`ldp`):
+https://arxiv.org/abs/1710.06963, with the coordinator's noise (`cdp`), or each client's own (`ldp`), or shares of it
+from the clients, in a sum of whose parts nobody sees one (`ddp`; see privacy/distributed.py):
 
     client    update = clip(trained - received)          ldp: + N(0, (z clip)²)
     server    mean   = (sum of updates + N(0, (z clip)²)) / expected cohort       ldp: the mean of the updates
+                                                         ddp: the sum has its noise already
 
 What else an update would tell of a client's data, its loss and number of examples, is not sent. Every client charges
 the ledger of its own data for each update that it gives, and the coordinator its own for each model that it makes.
@@ -38,7 +40,7 @@ from p2pfl.privacy.tree import Tree
 
 __all__ = ["COORDINATED", "check_model", "noised"]
 
-COORDINATED = ("cdp", "ldp")
+COORDINATED = ("cdp", "ldp", "ddp")
 """The modes of a course with a coordinator."""
 
 _MODEL = "params"
@@ -82,6 +84,8 @@ def _check(rule: Rule, place: Place) -> None:
     require(settings.weights == "equal", f"{mode}: updates must weigh the same; set course.weights to 'equal'")
     sampler = settings.sampler == "uniform"
     require(sampler, f"{mode}: other samplers look at what clients tell; set course.sampler to 'uniform'")
+    whole = spec.mode != "ddp" or rule.up.numel == place.learner.model.layout.numel
+    require(whole, f"{mode}, and {settings.name} sends a part of the model, for which no noise is found; take 'ldp'")
     exact = settings.evaluate in ("server", "none")
     require(exact, f"{mode}: what clients evaluate would go without noise; set course.evaluate to 'server' or 'none'")
     require(settings.coordinator == "fixed", f"{mode} goes with course.coordinator = 'fixed' only")
@@ -193,9 +197,12 @@ class _Noising:
         assert self._sent is not None, "the round began with a broadcast"
         shape = self._shape
         update = mean.double()
-        if shape.spec.mode == "cdp":
-            shape.account.charge(round)
-            update = self._noisy(update * int(share * shape.clients + 0.5)) / shape.expected
+        if shape.spec.mode != "ldp":
+            total = update * int(share * shape.clients + 0.5)
+            if shape.spec.mode == "cdp":
+                shape.account.charge(round)
+                total = self._noisy(total)
+            update = total / shape.expected
         if shape.adaptive:
             bound = next_bound(self._bound, float(update[-1]) + 0.5, shape.spec.quantile)
             self._bound = torch.tensor(bound).item()  # as clients get it, in float32

@@ -9,25 +9,34 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from p2pfl.courses.course import Place
 from p2pfl.courses.rounds import RoundRules
 from p2pfl.courses.rules import Rule
+from p2pfl.crypto.drg import SEED_BYTES
 from p2pfl.crypto.signing import Signer
 from p2pfl.errors import ConfigError, RemoteProtocolError, require
 from p2pfl.node.events import Event
 from p2pfl.node.node import Node
-from p2pfl.privacy.encoding import FIGURES, Encoding, Words
-from p2pfl.privacy.secagg import Terms
+from p2pfl.privacy.distributed import Distributed
+from p2pfl.privacy.encoding import Encoding, Mean, Words
+from p2pfl.privacy.noise import Keyed, Source, source_of
+from p2pfl.privacy.secagg import Session, Terms
+from p2pfl.privacy.spec import PrivacySpec
 from p2pfl.privacy.thresholds import Resilience, plan
 from p2pfl.wire.message import Message, Request
 from p2pfl.wire.tensor import Schema, Tensors, TensorSpec
 
 __all__ = [
-    "CONSISTENT", "PRIVACY", "AggregationFailed", "AggregationLeft", "Confirm", "Confirmation", "Enlist", "Keys",
-    "Mask", "Masked", "Reveal", "SecAggSpec", "Secrecy", "Seeds", "Share", "Shares", "digest", "signer_of", "unhurried",
+    "CONSISTENT", "PRIVACY", "AggregationFailed", "AggregationLeft", "Confirm", "Confirmation", "Enlist", "Given",
+    "Keys", "Mask", "Masked", "Reveal", "SecAggSpec", "Secrecy", "Seeds", "Share", "Shares", "digest", "distributed",
+    "signer_of", "unhurried",
 ]  # fmt: skip
 
 PRIVACY = ("plain", "secagg", "secagg+consistency")
@@ -42,9 +51,9 @@ class SecAggSpec:
     """The table [course.secagg] of a course file: for `privacy` that is not plain."""
 
     bits: int = 16
-    """Of an entry of an update, 8 to 24."""
+    """Of an entry of an update, 8 to 24; with `privacy.mode = "ddp"`, of an entry of the sum."""
     clip: float = 4.0
-    """What the entries of an update, times its weight, are clipped to."""
+    """What the entries of an update, times its weight, are clipped to; with `ddp`, privacy.clip is instead."""
     most_loss: float = 16.0
     """What losses are clipped to."""
     most_examples: int = 1000
@@ -161,6 +170,18 @@ class AggregationLeft(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """What a client gives to one session."""
+
+    difference: Tensor
+    """Of the update to what was received."""
+    weight: float
+    loss: float | None
+    seed: bytes
+    """Of roundings and noise, the same however often it is asked for: two under the same masks would tell."""
+
+
+@dataclass(frozen=True, slots=True)
 class Secrecy:
     """What coordinator and clients both know of how they add up."""
 
@@ -168,13 +189,15 @@ class Secrecy:
     terms: Terms
     run: str
     """The name of the run; empty where there is no journal."""
+    noise: Source | None = None
+    """What seeds of roundings and noise are drawn from; None: from what the node draws its keys."""
 
     @classmethod
     def of(cls, place: Place, rule: Rule) -> Secrecy:
         """What the settings of a course come to. Raises ConfigError for what does not go together."""
         settings, learner = place.settings, place.learner
         spec: SecAggSpec = settings.secagg
-        _check_rule(settings.name, rule)
+        _check_rule(settings.name, rule, clipped=not place.privacy.plain)
         require(
             place.compress.plain, "[compress] does not go with course.privacy: sums need whole vectors; leave it out"
         )
@@ -183,13 +206,21 @@ class Secrecy:
         _check_size(settings.rules, clients, resilience)
         weighed = spec.most_examples if settings.rules.by_examples else 0
         schema = f"{learner.model.layout.digest}/{rule.up.numel}"
-        terms = Terms(Encoding(spec.bits, spec.clip, spec.most_loss), resilience, clients, weighed, schema)
-        return cls(rule, terms, place.journal.run if place.journal is not None else "")
+        encoding: Encoding | Distributed = Encoding(spec.bits, spec.clip, spec.most_loss)
+        noise = None
+        if not place.privacy.plain:
+            assert place.account is not None, "who has a privacy mode has an account"
+            multiplier = place.account.plan.multiplier
+            encoding = distributed(settings, place.privacy, clients, rule.up.numel, multiplier)
+            encoding.ring(clients)  # raises if there is none
+            noise = source_of(place.privacy.deterministic_noise, learner.seed, "shares of noise", learner.seat)
+        terms = Terms(encoding, resilience, clients, weighed, schema)
+        return cls(rule, terms, place.journal.run if place.journal is not None else "", noise)
 
     @property
     def size(self) -> int:
         """Entries of a masked update."""
-        return self.rule.up.numel + FIGURES
+        return self.terms.encoding.size(self.rule.up.numel)
 
     @property
     def schema(self) -> Schema:
@@ -206,16 +237,54 @@ class Secrecy:
             raise RemoteProtocolError(f"{tensors} came where {', '.join(map(str, self.schema))} was agreed")
         return self.terms.ring.array(tensors["words"])
 
+    def reference(self, received: Tensor) -> Tensor:
+        """What an update is the difference to, of which sums are made."""
+        return torch.zeros(self.rule.up.numel) if self.rule.relative else received
+
+    def seed(self, signer: Signer) -> bytes:
+        """32 bytes by which one update is rounded and has its noise."""
+        return (self.noise or signer).draw(SEED_BYTES)
+
+    def encoding(self, words: Words, given: Given, session: Session) -> Iterator[None]:
+        """The integers of an update into `words`, step by step."""
+        way = self.terms.encoding
+        if isinstance(way, Distributed):
+            return way.encoding(words, given.difference, session.rotation, Keyed(given.seed))
+        loss = float("nan") if given.loss is None else given.loss
+        return way.encoding(words, given.difference.numpy(), given.weight, loss, given.seed)
+
+    def decode(self, total: Words, clients: int, session: Session) -> Mean:
+        """What the sum of so many tells. Raises RemoteProtocolError for what is none."""
+        way = self.terms.encoding
+        if isinstance(way, Distributed):
+            return way.mean(total, clients, session.rotation)
+        return way.decode(total, clients)
+
     def weight(self, num_examples: int) -> float:
         """What an update of so many examples weighs, between 0 and 1."""
         most = self.terms.most_examples
         return min(num_examples / most, 1.0) if most else 1.0
 
 
-def _check_rule(name: str, rule: Rule) -> None:
-    """Raise ConfigError unless its updates are models, of which nothing but the mean is made."""
+def distributed(settings: Any, spec: PrivacySpec, clients: int, numel: int, multiplier: float) -> Distributed:
+    """The noise that the clients of a course share, of whose cohorts as few as the quorum may be on the list.
+
+    Raises ConfigError where nobody adds up in secret, or the sum does not fit.
+    """
+    rules, secagg = settings.rules, settings.secagg
+    require(
+        settings.privacy != "plain",
+        "privacy.mode is 'ddp', whose noise protects a sum and no update alone, and course.privacy is 'plain'; set "
+        "course.privacy to 'secagg' or 'secagg+consistency', or privacy.mode to 'ldp'",
+    )
+    least = min(rules.enough(clients), rules.asked(clients))
+    return Distributed(numel, least, spec.clip, multiplier, secagg.bits, secagg.dropouts, secagg.adversaries)
+
+
+def _check_rule(name: str, rule: Rule, *, clipped: bool) -> None:
+    """Raise ConfigError unless its updates are models, of which nothing but the mean is made; or `clipped`."""
     up, down = dict(rule.up.sizes), dict(rule.down.sizes)
-    fits = not rule.relative and list(up) == ["params"] and up["params"] == down.get("params")
+    fits = (clipped or not rule.relative) and list(up) == ["params"] and up["params"] == down.get("params")
     require(
         fits,
         f"course.privacy does not go with {name}, whose clients send more than a model, or something else: its range "

@@ -157,25 +157,26 @@ class SecretClients(Clients):
 
     async def _add_up(self, play: Play, ask: Train) -> Collected:
         """What all stages come to."""
-        aggregator, terms = play.aggregator, self._secrecy.terms
+        aggregator, secrecy = play.aggregator, self._secrecy
         try:
             await unhurried(aggregator.unmasking())
         finally:
             for peer_id, what in aggregator.culprits.items():
                 self.missed(play.node, play.round, play.peers[peer_id], AggregationAborted(what), 0.0)
         survivors = play.of(aggregator.survivors)
-        mean = terms.encoding.decode(aggregator.unmask(), len(survivors))
+        mean = secrecy.decode(aggregator.unmask(), len(survivors), aggregator.session)
         for peer in survivors:
             if peer.id not in aggregator.culprits:
                 self._welcome(play.node, peer, play.round)
-        vector = torch.from_numpy(mean.vector.astype(np.float32)).add_(self._secrecy.rule.down.vector(ask.params))
+        reference = secrecy.reference(secrecy.rule.down.vector(ask.params))
+        vector = torch.from_numpy(mean.vector.astype(np.float32)).add_(reference)
         contributions = (
             Contribution(seat_of(peer), peer.id, aggregator.masked[peer.id].hex(), 1.0) for peer in survivors
         )
         return Collected(
             vector,
             len(survivors),
-            round(mean.weight * terms.most_examples),
+            round(mean.weight * secrecy.terms.most_examples),
             mean.loss,
             tuple(contributions) if self.certify else (),
             metrics={"clipped": mean.clipped},

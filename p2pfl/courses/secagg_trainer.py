@@ -18,6 +18,7 @@ from p2pfl.courses.secagg import (
     Confirm,
     Confirmation,
     Enlist,
+    Given,
     Keys,
     Mask,
     Masked,
@@ -31,7 +32,6 @@ from p2pfl.courses.secagg import (
     unhurried,
 )  # fmt: skip
 from p2pfl.courses.trainer import Trainer
-from p2pfl.crypto.drg import SEED_BYTES
 from p2pfl.errors import AggregationAborted, JournalError
 from p2pfl.journal.journal import Journal
 from p2pfl.node.node import Node
@@ -53,11 +53,8 @@ class _Pledge:
     """What is given to one session."""
 
     client: Client
-    difference: Tensor  # of the update to what was received
+    given: Given
     digest: str
-    weight: float
-    loss: float | None
-    dither: bytes  # by which it is rounded, the same however often: two roundings under the same masks would tell
     round: int
 
 
@@ -123,7 +120,7 @@ class SecretTrainer(Trainer):
         update = await self._outbox.update(node, ask.round, ask.params)
         with self._watched(node, ask.round):
             if self._pledge is None or self._pledge.client.session != session:
-                difference = rule.up.vector(update.params) - received
+                difference = rule.up.vector(update.params) - self._secrecy.reference(received)
                 self._begin(node, session, update, difference, await self._learner.digest(difference))
             client = self._pledged(ask.session).client
         return Keys(client.advert.keys, client.advert.signature)
@@ -139,7 +136,8 @@ class SecretTrainer(Trainer):
         signer = signer_of(node)
         floors = replace(self._floors, admits=node.transport.admits)
         client, weight = Client(session, signer, floors), self._secrecy.weight(update.num_examples)
-        self._pledge = _Pledge(client, difference, found, weight, update.loss, signer.draw(SEED_BYTES), session.round)
+        given = Given(difference, weight, update.loss, self._secrecy.seed(signer))
+        self._pledge = _Pledge(client, given, found, session.round)
 
     def _count(self) -> None:
         """Raise AggregationAborted for more sessions in an hour than we have agreed to."""
@@ -172,10 +170,8 @@ class SecretTrainer(Trainer):
         return Masked(self._secrecy.tensors(words), signature)
 
     async def _encoded(self, pledge: _Pledge) -> Words:
-        terms = self._secrecy.terms
-        words: Words = np.empty(self._secrecy.size, dtype=terms.ring.dtype)
-        vector, loss = pledge.difference.numpy(), float("nan") if pledge.loss is None else pledge.loss
-        await unhurried(terms.encoding.encoding(words, vector, pledge.weight, loss, pledge.dither))
+        words: Words = np.empty(self._secrecy.size, dtype=self._secrecy.terms.ring.dtype)
+        await unhurried(self._secrecy.encoding(words, pledge.given, pledge.client.session))
         return words
 
     @Confirm.handler

@@ -6,40 +6,48 @@ Distributed Discrete Gaussian Mechanism for Federated Learning with Secure Aggre
 https://arxiv.org/abs/2102.06387.
 
     client    clip, rotate by random signs and Walsh and Hadamard, scale, round at random, add Skellam noise
-    sum       of the integers, modulo 2^bits: by secure aggregation, so that nobody sees less than the whole
+    sum       of the integers, modulo 2^32: by secure aggregation, so that nobody sees less than the whole
     server    back to numbers about zero, scale and rotate back
 
-A client's own noise is too little to protect it alone; only those are counted on who are there and honest. Deviation: a
-rounded vector that is too long is rounded anew until it is not, as in the paper; its length is that of the rotated one.
+A client's own noise is too little to protect it alone; only those are counted on who are there and honest. So a sum in
+which fewer are than were counted on must not be revealed: see `least`.
+
+Deviations: a rounded vector that is too long is rounded anew until it is not, as in the paper; its length is that of
+the rotated one. `bits` are how many the sum takes, and the modulus is larger: no sum wraps around, whatever is drawn.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from p2pfl.errors import require
 from p2pfl.privacy.clipping import clipped
 from p2pfl.privacy.discrete import honest_share, rounded_sensitivity, skellam
-from p2pfl.privacy.integer_noise import MOST_TABLED
+from p2pfl.privacy.encoding import Mean, Ring, Words
+from p2pfl.privacy.integer_noise import MOST_TABLED, reach
 from p2pfl.privacy.integer_noise import skellam as skellam_noise
 from p2pfl.privacy.noise import Keyed, Source, uniform
 from p2pfl.privacy.spent import Spent
 
 __all__ = ["Distributed", "rotated"]
 
-_DEVIATIONS = 4.0  # of a sum's entries that the ring has room for
+_DEVIATIONS = 4.0  # of a sum's entries that its bits have room for
+_RING = Ring(32)
+_CHUNK = 1 << 16  # entries that noise is drawn for at once
 
 
 @dataclass(frozen=True, slots=True)
 class Distributed:
-    """How the updates of so many clients, of `numel` numbers each, become integers and back.
+    """How the updates of at least so many clients, of `numel` numbers each, become integers and back.
 
     `multiplier`: of the noise in the sum of those who are counted on, as a multiple of `clip`. `absent`, `dishonest`:
-    shares of the clients who are not.
+    shares of the clients who are not. Raises ConfigError where sums of them cannot be told in so many bits.
     """
 
     numel: int
@@ -79,28 +87,71 @@ class Distributed:
         variance = (self.multiplier * self.clip * self.scale) ** 2
         return Spent(curve=skellam(sensitivity * l1, sensitivity * l2, variance))
 
-    def encode(self, update: Tensor, key: bytes, source: Source) -> Tensor:
-        """The integers of an update (numel,), (dim,), in [0, 2^bits). `key`: 32 bytes that all share in a round."""
-        whole = torch.zeros(self.dim, dtype=torch.float64)
-        whole[: self.numel] = clipped(update, self.clip)
-        exact = rotated(whole * _signs(self.dim, key)) * self.scale
-        _, most = rounded_sensitivity(self.clip, self.scale, self.dim)
-        while True:
-            rounded = torch.floor(exact + uniform(source, self.dim))
-            if float(rounded.norm()) <= most:
-                break
-        noise = skellam_noise(source, self.dim, self.local_variance * self.scale**2)
-        return (rounded.long() + noise) % (1 << self.bits)
+    # -- as an encoding of a secure aggregation ----------------------------------------------------------------------
 
-    def decode(self, total: Tensor, key: bytes) -> Tensor:
-        """The sum of the updates, float64 (numel,), with its noise, of the sum of their integers (dim,), modulo 2^bits.
+    def size(self, numel: int) -> int:
+        """Entries of an encoded update. Weight and loss are not among them: they would tell of one client."""
+        return self.dim
+
+    def ring(self, most_clients: int) -> Ring:
+        """Where sums are made. Raises ConfigError if one of so many clients could wrap around in it."""
+        _, l2 = rounded_sensitivity(self.clip, self.scale, self.dim)
+        most = most_clients * (l2 + reach(self.local_variance * self.scale**2))
+        require(
+            most < 1 << (_RING.bits - 1),
+            f"the sum of {most_clients} updates of {self.bits} bits with noise may not fit into the modulus, "
+            f"2^{_RING.bits}; take fewer bits",
+        )
+        return _RING
+
+    def least(self, listed: int) -> int:
+        """How many must be in a sum that `listed` clients were to be in: with fewer, noise is missing.
+
+        >>> Distributed(100, clients=10, clip=1.0, multiplier=1.0, absent=0.2).least(12)
+        10
+        """
+        return math.ceil((1 - self.absent) * max(listed, self.clients) - 1e-9)
+
+    def encoding(self, words: Words, update: Tensor, key: bytes, source: Source) -> Iterator[None]:
+        """The integers of an update (numel,) into `words` (dim,), in steps of some milliseconds.
+
+        `key`: 32 bytes that all share in a round; `source`: of roundings and noise, which nobody else must know.
+        """
+        exact = torch.zeros(self.dim, dtype=torch.float64)
+        exact[: self.numel] = clipped(update, self.clip)
+        for turned in _turns(exact * _signs(self.dim, key)):
+            exact = turned
+            yield
+        exact *= self.scale
+        _, most = rounded_sensitivity(self.clip, self.scale, self.dim)
+        while float((rounded := torch.floor(exact + uniform(source, self.dim))).norm()) > most:
+            yield
+        for start in range(0, self.dim, _CHUNK):
+            part = rounded[start : start + _CHUNK].long()
+            part += skellam_noise(source, len(part), self.local_variance * self.scale**2)
+            words[start : start + len(part)] = part.numpy().astype(words.dtype)  # modulo the ring
+            yield
+
+    def encode(self, update: Tensor, key: bytes, source: Source) -> Words:
+        """`encoding` at once."""
+        words: Words = np.empty(self.dim, dtype=_RING.dtype)
+        for _ in self.encoding(words, update, key, source):
+            pass
+        return words
+
+    def decode(self, total: Words, key: bytes) -> Tensor:
+        """The sum of the updates, float64 (numel,), with its noise, of the sum of their integers (dim,).
 
         What lies beyond the middle of the ring is negative.
         """
-        middle = 1 << (self.bits - 1)
-        signed = (total + middle) % (1 << self.bits) - middle
-        back = rotated(signed.double() / self.scale) * _signs(self.dim, key)
+        signed = torch.from_numpy(total.astype(np.uint32).view(np.int32).astype(np.float64))
+        back = rotated(signed / self.scale) * _signs(self.dim, key)
         return back[: self.numel]
+
+    def mean(self, total: Words, clients: int, key: bytes) -> Mean:
+        """What the sum of so many tells: nothing of their losses, nor of what was clipped."""
+        vector = (self.decode(total, key) / clients).numpy()
+        return Mean(vector, float(clients), math.nan, math.nan)
 
 
 def rotated(vector: Tensor) -> Tensor:
@@ -109,12 +160,21 @@ def rotated(vector: Tensor) -> Tensor:
     >>> rotated(torch.tensor([1.0, 0.0, 0.0, 0.0]))
     tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
-    found, half = vector.clone(), 1
+    found = vector
+    for found in _turns(vector):  # noqa: B007 - the last is wanted
+        pass
+    return found
+
+
+def _turns(vector: Tensor) -> Iterator[Tensor]:
+    """`rotated` step by step; the last is it."""
+    found, half = vector / math.sqrt(len(vector)), 1
+    yield found
     while half < len(found):
         pairs = found.view(-1, 2, half)
         found = torch.stack((pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]), 1).reshape(-1)
         half *= 2
-    return found / math.sqrt(len(found))
+        yield found
 
 
 def _signs(dim: int, key: bytes) -> Tensor:

@@ -61,9 +61,9 @@ class Mean:
     weight: float
     """The sum of the clients' weights."""
     loss: float
-    """Their weighted mean."""
+    """Their weighted mean; NaN: not told."""
     clipped: float
-    """The share of entries that were too large."""
+    """The share of entries that were too large; NaN: not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,14 @@ class Encoding:
     def error(self) -> float:
         """By how much at most one client's entry x w is changed, if it is not clipped."""
         return 2 * self.clip / self.top
+
+    def size(self, numel: int) -> int:
+        """Entries of an encoded vector of so many numbers."""
+        return numel + FIGURES
+
+    def least(self, listed: int) -> int:
+        """How many must be in a sum that so many were to be in; what else must hold of sums is not known here."""
+        return 1
 
     def ring(self, most_clients: int) -> Ring:
         """The smaller ring in which the sum of so many does not wrap around, at most 2^40 clients."""

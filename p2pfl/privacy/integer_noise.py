@@ -18,7 +18,7 @@ from torch import Tensor
 
 from p2pfl.privacy.noise import Source, uniform
 
-__all__ = ["MOST_TABLED", "MOST_VARIANCE", "discrete_gaussian", "skellam"]
+__all__ = ["MOST_TABLED", "MOST_VARIANCE", "discrete_gaussian", "reach", "skellam"]
 
 MOST_VARIANCE = 1 << 24
 """Beyond, squares do not fit into 64 bits."""
@@ -61,13 +61,23 @@ def skellam(source: Source, numel: int, variance: float) -> Tensor:
     return torch.from_numpy((counts[:numel] - counts[numel:]).astype(np.int64))
 
 
+def reach(variance: float) -> int:
+    """How far from 0 `skellam` goes at most."""
+    return 2 * _reach(variance / 2)
+
+
+def _reach(rate: float) -> int:
+    """How far from its mode the table of a Poisson number goes."""
+    return math.ceil(_TAIL * math.sqrt(rate)) + 40
+
+
 @lru_cache(maxsize=4)
 def _poisson_table(rate: float) -> tuple[npt.NDArray[np.float64], int]:
     """P(x <= first), P(x <= first + 1), ... of a Poisson number, but for the last; by ratios from its mode."""
-    mode, reach = math.floor(rate), math.ceil(_TAIL * math.sqrt(rate)) + 40
-    first = max(0, mode - reach)
+    mode, most = math.floor(rate), _reach(rate)
+    first = max(0, mode - most)
     below = np.cumprod(np.arange(mode, first, -1) / rate)[::-1]
-    above = np.cumprod(rate / np.arange(mode + 1, mode + reach + 1))
+    above = np.cumprod(rate / np.arange(mode + 1, mode + most + 1))
     weights = np.concatenate((below, [1.0], above))
     return np.cumsum(weights / math.fsum(weights))[:-1], first
 

@@ -32,6 +32,7 @@ import msgspec
 
 from p2pfl.crypto.masks import Binding
 from p2pfl.errors import AggregationAborted, ConfigError
+from p2pfl.privacy.distributed import Distributed
 from p2pfl.privacy.encoding import Encoding, Ring
 from p2pfl.privacy.thresholds import Plan, Resilience, plan
 
@@ -58,7 +59,8 @@ class Stage(IntEnum):
 class Terms:
     """What all clients of a session must have agreed on. Each knows it from the course; no message can change it."""
 
-    encoding: Encoding
+    encoding: Encoding | Distributed
+    """How an update becomes integers: `Distributed` adds noise to them."""
     resilience: Resilience
     most_clients: int
     """That a session may have."""
@@ -93,6 +95,11 @@ class Session:
         """What is signed in a stage. Equal for equal sessions, stages and bodies only."""
         hashed = hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in body)).hexdigest()
         return _TAG + msgspec.json.encode([self.run, self.round, self.nonce, stage, hashed])
+
+    @property
+    def rotation(self) -> bytes:
+        """32 bytes that all of this session have, and nobody else of another: see Distributed."""
+        return hashlib.sha256(self.statement("rotate")).digest()
 
     def advertised(self, keys: bytes) -> bytes:
         """What a client signs at first: its keys, the model that it has got, and the terms that it knows."""
@@ -226,6 +233,14 @@ class Roster:
     def indices(self, peers: Collection[str]) -> list[int]:
         """Some of the list as numbers, in order."""
         return sorted(self._index[peer] for peer in peers)
+
+    def check_sum(self, peers: Collection[str]) -> None:
+        """Raise AggregationAborted where the sum of just these vectors must not be told."""
+        least = self.session.terms.encoding.least(len(self))
+        if len(peers) < least:
+            raise AggregationAborted(
+                f"the sum is of {len(peers)} vectors, and only those of {least} have the noise that was paid for"
+            )
 
     def chosen(self, indices: Sequence[int]) -> frozenset[str]:
         """Who the numbers are. Raises AggregationAborted if they are not in order, each once, or not of the list."""

@@ -255,6 +255,7 @@ class Client:
         if len(chosen) < self._floors.min_cohort:
             raise AggregationAborted(f"the sum is of {len(chosen)} vectors, and we ask for {self._floors.min_cohort}")
         self._enough(chosen, "have sent a vector")
+        self.roster.check_sum(chosen)
         return chosen
 
     def _enough(self, peers: frozenset[str], what: str) -> None:

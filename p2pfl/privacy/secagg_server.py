@@ -14,7 +14,7 @@ from p2pfl.crypto.aead import TAG_BYTES
 from p2pfl.crypto.masks import SCALAR_BYTES, agree, commitment, mask_key, public_of
 from p2pfl.crypto.shares import PRIME, SharesInconsistent, correct
 from p2pfl.errors import AggregationAborted
-from p2pfl.privacy.encoding import FIGURES, Words
+from p2pfl.privacy.encoding import Words
 from p2pfl.privacy.secagg import Advert, Dealt, Revealed, Roster, Session, Stage, Verifies
 from p2pfl.privacy.secagg_masks import Mask, masking
 
@@ -27,7 +27,7 @@ class Aggregator:
     """One session. A stage takes answers until it is closed, which gives what the next one asks."""
 
     def __init__(self, session: Session, size: int, verifies: Verifies) -> None:
-        """`size`: numbers of a vector, without the figures that are encoded before them."""
+        """`size`: numbers of a vector, before it is encoded."""
         self.session = session
         self.culprits: dict[str, str] = {}
         """Peers that have broken the protocol without ending the session, and how."""
@@ -37,7 +37,7 @@ class Aggregator:
         self._roster: Roster | None = None
         self._dealt: dict[str, Dealt] = {}
         self._sharers: frozenset[str] = frozenset()
-        self._sum: Words = np.zeros(size + FIGURES, dtype=session.terms.ring.dtype)
+        self._sum: Words = np.zeros(session.terms.encoding.size(size), dtype=session.terms.ring.dtype)
         self._masked: dict[str, bytes] = {}  # hashes of the vectors in the sum, by who sent them
         self._survivors: frozenset[str] = frozenset()
         self._confirmed: dict[str, str] = {}
@@ -114,6 +114,7 @@ class Aggregator:
         self._expect(Stage.MASKED)
         self._survivors = frozenset(self._masked)
         self._enough(self._survivors, "have sent a vector")
+        self.roster.check_sum(self._survivors)
         self._stage = Stage.CONFIRMED
         return self.roster.indices(self._survivors)
 

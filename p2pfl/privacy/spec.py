@@ -9,7 +9,7 @@ from p2pfl.errors import require
 
 __all__ = ["PrivacySpec"]
 
-_MODES = ("plain", "cdp", "ldp", "decor")
+_MODES = ("plain", "cdp", "ldp", "ddp", "decor")
 _ADJACENCY = {"zero-out": 1.0, "replace-one": 2.0}
 _MECHANISMS = ("independent", "tree")
 
@@ -23,8 +23,9 @@ class PrivacySpec:
 
     mode: str = "plain"
     """`plain`: no noise; `cdp`: the coordinator, which is trusted, adds noise to the sum of clipped updates; `ldp`:
-    each node adds noise to its own update; `decor`: in gossip, noise that cancels between neighbours, and a little
-    more."""
+    each node adds noise to its own update; `ddp`: each adds a share of noise that protects the sum of a secure
+    aggregation (course.privacy), and the coordinator sees nothing else; `decor`: in gossip, noise that cancels between
+    neighbours, and a little more."""
     clip: float = 1.0
     """The L2 norm that a whole update has at most; the first one, if it adapts."""
     noise_multiplier: float = 0.0

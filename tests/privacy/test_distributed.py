@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,13 +12,16 @@ from p2pfl.privacy.clipping import clipped
 from p2pfl.privacy.discrete import rounded_sensitivity
 from p2pfl.privacy.distributed import Distributed, rotated
 from p2pfl.privacy.gaussian import epsilon_of
+from p2pfl.privacy.integer_noise import reach, skellam
 from p2pfl.privacy.noise import Keyed
 
 KEY = bytes(range(32))
 
 
 def _sum(way: Distributed, updates: list[Tensor], source: Keyed) -> Tensor:
-    total = sum(way.encode(update, KEY, source) for update in updates) % (1 << way.bits)
+    total = np.zeros(way.dim, dtype=way.ring(len(updates)).dtype)
+    for update in updates:
+        total += way.encode(update, KEY, source)
     return way.decode(total, KEY)
 
 
@@ -60,11 +64,42 @@ def test_no_rounded_update_is_longer_than_was_charged_for(entries: list[float], 
     """T-D3, with noise that is all but nothing."""
     way = Distributed(6, clients=1, clip=1.0, multiplier=1e-9, bits=bits, absent=0.0, dishonest=0.0)
     sent = way.encode(torch.tensor(entries), KEY, Keyed(seed))
-    middle = 1 << (bits - 1)
-    signed = (sent + middle) % (1 << bits) - middle
+    signed = sent.view(np.int32).astype(np.float64)
     l1, l2 = rounded_sensitivity(1.0, way.scale, way.dim)
-    assert float(signed.double().norm()) <= l2
-    assert float(signed.abs().sum()) <= l1 + 1e-9
+    assert np.linalg.norm(signed) <= l2
+    assert np.abs(signed).sum() <= l1 + 1e-9
+
+
+def test_whatever_is_drawn_no_sum_wraps_around() -> None:
+    """The largest number that a client can give, from all of them, is still on its side of the middle."""
+    way = Distributed(4, clients=10, clip=1.0, multiplier=1.0, bits=18)
+    _, l2 = rounded_sensitivity(way.clip, way.scale, way.dim)
+    variance = way.local_variance * way.scale**2
+    most = l2 + reach(variance)
+    drawn = skellam(Keyed(KEY), 10_000, variance)
+    assert int(drawn.abs().max()) < reach(variance) < 16 * math.sqrt(variance)
+    for largest in (int(most), -int(most)):
+        words = np.full(4, 10 * largest, dtype=np.int64).astype(way.ring(10).dtype)
+        assert float(way.decode(words, KEY).norm()) == pytest.approx(2 * 10 * most / way.scale, rel=1e-4)
+
+
+def test_a_sum_tells_how_many_there_are_and_nothing_else_of_anyone() -> None:
+    way = Distributed(100, clients=10, clip=1.0, multiplier=1.0)
+    total = way.encode(torch.zeros(100), KEY, Keyed(KEY))
+    mean = way.mean(total, 5, KEY)
+    assert np.allclose(mean.vector, way.decode(total, KEY).numpy() / 5)
+    assert mean.weight == 5 and math.isnan(mean.loss) and math.isnan(mean.clipped)
+    assert way.size(100) == len(total) == 128
+
+
+@given(st.integers(1, 60), st.integers(0, 60), st.floats(0, 0.5), st.floats(0, 0.45))
+def test_a_sum_that_may_be_told_has_the_noise_that_was_paid_for(
+    clients: int, more: int, absent: float, dishonest: float
+) -> None:
+    """Of the shares in it, those of the dishonest are not counted."""
+    way = Distributed(4, clients, 1.0, 0.5, 12, absent, dishonest)
+    honest = way.least(clients + more) - math.floor(dishonest * (clients + more) + 1e-9)
+    assert honest * way.local_variance >= 0.25 * (1 - 1e-9)
 
 
 def test_rounding_is_right_in_the_mean() -> None:
@@ -79,5 +114,7 @@ def test_what_does_not_fit_is_refused() -> None:
         Distributed(4, clients=1000, clip=1.0, multiplier=1.0, bits=8)
     with pytest.raises(ConfigError, match="tables that are too large; take fewer bits"):
         Distributed(4, clients=10, clip=1.0, multiplier=1.0, bits=32)
+    with pytest.raises(ConfigError, match=r"may not fit into the modulus, 2\^32; take fewer bits"):
+        Distributed(4, clients=10, clip=1.0, multiplier=0.01, bits=24).ring(100_000)
     with pytest.raises(ConfigError, match="nobody is counted on"):
         Distributed(4, clients=10, clip=1.0, multiplier=1.0, absent=0.6, dishonest=0.4)

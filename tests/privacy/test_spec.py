@@ -12,7 +12,7 @@ def test_is_plain_by_default() -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"mode": "magic"}, r"privacy\.mode is 'magic'; it must be one of plain, cdp, ldp, decor"),
+        ({"mode": "magic"}, r"privacy\.mode is 'magic'; it must be one of plain, cdp, ldp, ddp, decor"),
         ({"mode": "cdp"}, "give one of privacy.noise_multiplier and privacy.epsilon"),
         ({"mode": "cdp", "noise_multiplier": 1.0, "epsilon": 1.0}, "give one of"),
         ({"noise_multiplier": 1.0, "clip": 2.0}, r"privacy\.clip, privacy\.noise_multiplier is given, .* set the mode"),

@@ -28,6 +28,7 @@ from p2pfl.app.trial import Trial, settled_memory
 from p2pfl.courses.course import Course
 from p2pfl.errors import ConfigError, require
 from p2pfl.learn.specs import MetricsSpec
+from p2pfl.privacy.spec import PrivacySpec
 from p2pfl.sim.checkers import CHECKERS, Violation, checked
 from p2pfl.sim.nemesis import FAULTS, Fault, schedule, shrink
 from p2pfl.topology.families import AnySchedule, build
@@ -87,11 +88,13 @@ def fuzz_command(arguments: list[str]) -> int:
     options = _options(arguments)
     torch.set_num_threads(1)
     logging.getLogger("p2pfl").addHandler(logging.NullHandler())  # that handlers fail is part of what is tried
-    course, settings, own, metrics = _course(options.course)
+    course, settings, own, metrics, privacy = _course(options.course)
     asked = _names("--faults", options.faults, FAULTS)
-    invariants = _names("--invariants", options.invariants, CHECKERS) or checked(course.name, settings)
+    invariants = _names("--invariants", options.invariants, CHECKERS) or checked(course.name, settings, privacy)
     topologies = [_topology(text) for text in options.topologies.split(",")] if options.topologies else [own]
-    trials = [Trial(course, settings, topology, invariants, metrics=metrics) for topology in topologies]
+    trials = [
+        Trial(course, settings, topology, invariants, metrics=metrics, privacy=privacy) for topology in topologies
+    ]
     kinds = asked or trials[0].bears
     seeds = range(options.seeds) if options.seed is None else range(options.seed, options.seed + 1)
     total, done, failed = len(seeds) * len(trials), 0, 0
@@ -125,15 +128,15 @@ def _options(arguments: list[str]) -> Any:
     return options
 
 
-def _course(name: str) -> tuple[Course, Any, AnySchedule, MetricsSpec]:
-    """The course of a file, a name or a module, its settings, its own topology, and what it measures."""
+def _course(name: str) -> tuple[Course, Any, AnySchedule, MetricsSpec, PrivacySpec]:
+    """The course of a file, a name or a module, its settings, its own topology, what it measures, and its privacy."""
     if name.endswith(".toml") or Path(name).is_dir():
         config = load_config(Path(name))
         course, spec = COURSES[config.course.name], config.topology
         own = loads(spec.text).schedule if spec.file else build(spec.family or course.family, spec.n, **spec.parameters)
-        return course, config.course, own, config.metrics
+        return course, config.course, own, config.metrics, config.privacy
     course = COURSES[name] if name in COURSES else _course_of_module(name)
-    return course, course.settings(), _topology(course.family), MetricsSpec()
+    return course, course.settings(), _topology(course.family), MetricsSpec(), PrivacySpec()
 
 
 def _course_of_module(name: str) -> Course:

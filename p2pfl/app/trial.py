@@ -11,6 +11,8 @@ from functools import cache, cached_property
 from random import Random
 from typing import Any
 
+from p2pfl.app.budgets import Budgets, budgets_of
+from p2pfl.app.config import Config
 from p2pfl.compute.inline import Inline
 from p2pfl.compute.job import Compute
 from p2pfl.courses.course import Course, HoldsModel, Place, Resumes
@@ -24,10 +26,12 @@ from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.partition import partition
 from p2pfl.learn.specs import DataSpec, MetricsSpec, ModelSpec, PartitionSpec, TrainSpec
 from p2pfl.node.settings import NodeSettings
+from p2pfl.privacy.account import Account
+from p2pfl.privacy.spec import PrivacySpec
 from p2pfl.sim.checkers import Evidence, Violation, check
 from p2pfl.sim.devices import DeviceSpec
 from p2pfl.sim.disk import SimulatedDisk
-from p2pfl.sim.history import History, WatchedDisk
+from p2pfl.sim.history import History, WatchedDisk, WatchedLedger
 from p2pfl.sim.loop import run_virtual
 from p2pfl.sim.nemesis import FAULTS, Fault, Ground, haunt
 from p2pfl.sim.network import NetworkSpec
@@ -75,6 +79,7 @@ class Trial:
     invariants: tuple[str, ...]
     dataset: Dataset = field(default_factory=_digits)
     metrics: MetricsSpec = field(default_factory=MetricsSpec)
+    privacy: PrivacySpec = field(default_factory=PrivacySpec)
 
     def __post_init__(self) -> None:
         """Raises ConfigError where the course cannot run on the topology."""
@@ -131,7 +136,8 @@ class Trial:
         history = self.play(seed, faults)
         equal = getattr(self.settings, "edge_rounds", 1) == 1  # who misses one of an edge's rounds weighs less
         equal &= not isinstance(self.settings, AsyncSettings)  # who is late does, too
-        evidence = Evidence(history, self._model.initial, self.leading, equal, self._plain)
+        central = self.privacy.mode == "cdp"
+        evidence = Evidence(history, self._model.initial, self.leading, equal, self._plain, central=central)
         return check(evidence, self.invariants), history
 
     def play(self, seed: int, faults: Sequence[Fault]) -> History:
@@ -144,10 +150,11 @@ class Trial:
     def world(self, seed: int, history: History) -> World:
         """The world of a run, which tells its history all but the faults."""
         disks = {seat: SimulatedDisk(Random(f"{seed}/disk/{seat}")) for seat in range(self.n)}
+        accounts = {} if self._budgets is None else dict(self._accounts(self._budgets, history))
 
         def roles(seat: int, device: Compute) -> tuple[object, ...]:
             journal = Journal(WatchedDisk(disks[seat], seat, history), _RUN)
-            return self._roles(seat, Tracer(device, seat, self.n), journal)
+            return self._roles(seat, Tracer(device, seat, self.n), journal, accounts.get(seat))
 
         network = NetworkSpec(latency_ms=30.0, latency_spread=0.5, jitter=0.5)
         devices = DeviceSpec(examples_per_second=8.0, spread=0.5, coordinator_examples_per_second=100.0)
@@ -158,11 +165,22 @@ class Trial:
         world.memory.watch = history.packet
         return world
 
-    def _roles(self, seat: int, compute: Compute, journal: Journal) -> tuple[object, ...]:
+    @cached_property
+    def _budgets(self) -> Budgets | None:
+        seats = self.course.learners(self.topology.union)
+        return budgets_of(Config(self.settings, privacy=self.privacy), self.topology, seats, self.numel)
+
+    def _accounts(self, budgets: Budgets, history: History) -> Iterator[tuple[int, Account]]:
+        """Of every seat; they outlive its processes."""
+        for seat, plan in budgets.plans.items():
+            yield seat, Account(WatchedLedger(seat, history), plan, _RUN, owner=seat in self._shards)
+
+    def _roles(self, seat: int, compute: Compute, journal: Journal, account: Account | None) -> tuple[object, ...]:
         """As a host makes them: where the journal knows of rounds, they go on from there."""
         shard, test = self._shards.get(seat), self.dataset.test
         learner = Learner(seat, 0, self._model, TrainSpec(), compute, shard, None, test, metrics=self.metrics)
-        roles = self.course.play(Place(seat, self.topology, learner, self.settings, None, journal))
+        place = Place(seat, self.topology, learner, self.settings, None, journal, privacy=self.privacy, account=account)
+        roles = self.course.play(place)
         if (commit := journal.last()) is not None:
             for role in roles:
                 if isinstance(role, Resumes):

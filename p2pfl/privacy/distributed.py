@@ -59,11 +59,14 @@ class Distributed:
     dishonest: float = 0.1
 
     def __post_init__(self) -> None:
-        require(self.absent + self.dishonest < 1, "nobody is counted on to add noise; lower the share of the absent")
-        coarse = f"{self.clients} clients do not fit into {self.bits} bits; take more bits"
+        require(
+            self.absent + self.dishonest < 1,
+            "nobody is counted on to add noise; lower course.secagg.dropouts or course.secagg.adversaries",
+        )
+        coarse = f"{self.clients} clients do not fit into {self.bits} bits; raise course.secagg.bits"
         require(self.scale * self.clip >= 1, coarse)
         fine = self.local_variance * self.scale**2 <= MOST_TABLED
-        require(fine, f"noise in {self.bits} bits takes tables that are too large; take fewer bits")
+        require(fine, f"noise in {self.bits} bits takes tables that are too large; lower course.secagg.bits")
 
     @property
     def dim(self) -> int:
@@ -100,7 +103,7 @@ class Distributed:
         require(
             most < 1 << (_RING.bits - 1),
             f"the sum of {most_clients} updates of {self.bits} bits with noise may not fit into the modulus, "
-            f"2^{_RING.bits}; take fewer bits",
+            f"2^{_RING.bits}; lower course.secagg.bits",
         )
         return _RING
 

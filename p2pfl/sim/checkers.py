@@ -4,8 +4,7 @@ I1   at most one contribution of a peer enters the aggregate of a round
 I2   the aggregate is the rule applied to just the updates that the round's certificate names
 I3   rounds only go up, and what was committed stays
 I4   no update leaves unprotected where a course protects them
-I5   a privacy ledger never goes down, and is charged before release. No course has this yet: a checker for it is a
-     function like the others, in CHECKERS under its name, and that name in _CHECKED for its courses
+I5   a privacy ledger never goes down, its epsilon stays within its limit, and it is charged before release
 I6   one reveal for each session of a secure aggregation
 I7   no more lies in memory than the limits allow
 I8   nothing runs on after the end, and no error goes unheard
@@ -26,13 +25,16 @@ from torch import Tensor
 
 from p2pfl.aggregators.mean import WeightedMean
 from p2pfl.council.motions import LeaderElected
+from p2pfl.courses.dpsgd import Model
 from p2pfl.courses.durable import RoundCommitted
 from p2pfl.courses.mass import whole
 from p2pfl.courses.messages import Score, Update
+from p2pfl.courses.secagg import Masked
 from p2pfl.errors import ConfigError
 from p2pfl.learn.params import model_hash
 from p2pfl.node.events import CourseEnded, RoundEnded, RoundStarted, UpdateMissing
-from p2pfl.sim.history import Entry, History, Injected, Opened, Sent
+from p2pfl.privacy.spec import PrivacySpec
+from p2pfl.sim.history import Charged, Entry, History, Injected, Opened, Sent
 from p2pfl.sim.nemesis import Crash, Rot
 from p2pfl.sim.tracer import traces
 from p2pfl.wire.session import SessionLimits
@@ -41,6 +43,7 @@ __all__ = ["CHECKERS", "Evidence", "Violation", "check", "checked"]
 
 _TOLERANCE = 1e-3  # of what is 1 but for rounding
 _MOST_CLEAR = 0.25  # of a masked update's entries that may look as if they were not
+_RELEASES = (Update.tag, Masked.tag, Model.tag)  # what a node makes of its own data; all else is made of these
 _CONTROL_BYTES = 64 * 1024  # that cancellations, pings and credit take up on a link at most
 
 
@@ -58,6 +61,8 @@ class Evidence:
     plain: History | None = None
     """The same run with nothing going wrong."""
     limits: SessionLimits = field(default_factory=SessionLimits)
+    central: bool = False
+    """Whether the models of who coordinates are paid for: the noise is its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +166,35 @@ def hidden(evidence: Evidence) -> Iterator[Violation]:
                 yield Violation("I4", f"seat {entry.seat} has sent a model in the clear", (entry,))
             if evidence.history.masked.get(found, 0.0) > _MOST_CLEAR:
                 yield Violation("I4", f"what seat {entry.seat} has sent as masked is not", (entry,))
+
+
+def paid_for(evidence: Evidence) -> Iterator[Violation]:
+    """I5: no ledger forgets or goes beyond its limit, and nobody has sent more that its data are in than it paid for.
+
+    Those are the updates of a client, masked or not, its models in gossip, and where the noise is the coordinator's own the models that it
+    makes. What is sent again is the same to the last bit, and is paid for once.
+    """
+    paid: dict[int, list[Charged]] = {}
+    released: dict[int, set[str]] = {}
+    initial = model_hash(evidence.initial)
+    for entry in evidence.history.entries:
+        seat, what = entry.seat, entry.what
+        if isinstance(what, Charged):
+            before = paid.setdefault(seat, [])
+            if before and what.before < before[-1].after * (1 - _TOLERANCE):
+                yield Violation("I5", f"the ledger of seat {seat} has gone down to epsilon {what.before:.4g}", (entry,))
+            if what.most and what.after > what.most * (1 + _TOLERANCE):
+                yield Violation(
+                    "I5", f"seat {seat} has spent epsilon {what.after:.4g}, and {what.most:g} is allowed", (entry,)
+                )
+            before.append(what)
+        elif isinstance(what, Sent) and (what.tag in _RELEASES or (evidence.central and seat in evidence.leading)):
+            there = released.setdefault(seat, set())
+            there.update(what.hashes)
+            there.discard(initial)
+            if len(there) > len(paid.get(seat, ())):
+                sentence = f"seat {seat} has paid for {len(paid.get(seat, ()))} releases, and this is another"
+                yield Violation("I5", sentence, (entry,))
 
 
 def revealed_once(evidence: Evidence) -> Iterator[Violation]:
@@ -272,6 +306,7 @@ CHECKERS: Mapping[str, Checker] = {
     "I2": certified,
     "I3": monotone,
     "I4": hidden,
+    "I5": paid_for,
     "I6": revealed_once,
     "I7": bounded,
     "I8": clean,
@@ -315,13 +350,16 @@ _CHECKED: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def checked(course: str, settings: Any = None) -> tuple[str, ...]:
+def checked(course: str, settings: Any = None, privacy: PrivacySpec | None = None) -> tuple[str, ...]:
     """The invariants of a course, by its name; those that hold for every course, if it is none of ours.
 
     Of a common model nothing can be told by clients that end with models of their own. Where updates are hidden,
-    roundings are drawn anew in every run, so that I10 does not hold to the last bit.
+    roundings are drawn anew in every run, so that I10 does not hold to the last bit. Under the noise of differential
+    privacy nothing can be told of who is in a model.
     """
     names = _ANY if getattr(settings, "finetune_epochs", 0) else _CHECKED.get(course, _ANY)
+    if privacy is not None and not privacy.plain:
+        names = (*(name for name in names if name in (*_ANY, "I9")), "I5")
     if getattr(settings, "privacy", "plain") == "plain":
         return names
     return (*(name for name in names if name != "I10"), "I4", "I6")

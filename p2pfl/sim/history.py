@@ -19,12 +19,16 @@ from p2pfl.journal.disk import Disk
 from p2pfl.learn.params import from_buffer, model_hash
 from p2pfl.link.memory import MemoryLink
 from p2pfl.node.events import Event, PeerJoined, PeerLost, RoundEnded, RoundStarted
+from p2pfl.privacy.ledger import PrivacyLedger
+from p2pfl.privacy.spent import Spent
 from p2pfl.sim.nemesis import Fault
 from p2pfl.sim.process import Process
 from p2pfl.wire.codec import unpack
 from p2pfl.wire.packet import Packet
 
-__all__ = ["NOBODY", "Entry", "History", "Injected", "Opened", "Sent", "WatchedDisk", "Wrote"]
+__all__ = [
+    "NOBODY", "Charged", "Entry", "History", "Injected", "Opened", "Sent", "WatchedDisk", "WatchedLedger", "Wrote",
+]  # fmt: skip
 
 WhatT = TypeVar("WhatT")
 _HOUSEKEEPING = ("ping", "pong", "credit")
@@ -74,6 +78,19 @@ class Wrote:
 
 
 @dataclass(frozen=True, slots=True)
+class Charged:
+    """A privacy ledger was charged for a round: epsilon before and after, and what it may be at most (0: anything)."""
+
+    round: int
+    before: float
+    after: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"round {self.round + 1} is paid for: epsilon {self.after:.4g}"
+
+
+@dataclass(frozen=True, slots=True)
 class Injected:
     """A fault has begun, or is over."""
 
@@ -90,7 +107,7 @@ class Entry:
 
     seconds: float
     seat: int
-    what: Event | Sent | Wrote | Injected
+    what: Event | Sent | Wrote | Charged | Injected
 
     def __str__(self) -> str:
         who = "        " if self.seat == NOBODY else f"seat {self.seat:3d}"
@@ -158,6 +175,10 @@ class History:
         """Told by a WatchedDisk."""
         self._add(seat, Wrote(name, synced))
 
+    def charged(self, seat: int, charged: Charged) -> None:
+        """Told by a WatchedLedger."""
+        self._add(seat, charged)
+
     def fault(self, fault: Fault, begins: bool) -> None:
         """To be told by `haunt`."""
         self._add(NOBODY, Injected(fault, begins))
@@ -167,7 +188,7 @@ class History:
         error = context.get("exception")
         self.leftovers.append(f"{context['message']}{'' if error is None else f': {error!r}'}")
 
-    def _add(self, seat: int, what: Sent | Wrote | Injected) -> None:
+    def _add(self, seat: int, what: Sent | Wrote | Charged | Injected) -> None:
         self.entries.append(Entry(asyncio.get_running_loop().time(), seat, what))
 
     def _is_model(self, buffer: memoryview) -> bool:
@@ -193,7 +214,7 @@ class History:
 
     def around(self, culprits: Iterable[Entry], most: int = 30) -> list[Entry]:
         """Entries that may tell why: the faults, the rounds, what became of links; and the culprits in any case."""
-        telling = Injected | RoundStarted | RoundEnded | RoundCommitted | PeerLost | PeerJoined
+        telling = Charged | Injected | RoundStarted | RoundEnded | RoundCommitted | PeerLost | PeerJoined
         named = {id(entry) for entry in culprits}
         chosen = [entry for entry in self.entries if id(entry) in named or isinstance(entry.what, telling)]
         return chosen[-most:]
@@ -236,6 +257,21 @@ class WatchedDisk:
 
     def __repr__(self) -> str:
         return f"<WatchedDisk of seat {self._seat}: {self._disk!r}>"
+
+
+class WatchedLedger(PrivacyLedger):
+    """The privacy ledger of a seat, in memory: it outlives the seat's processes as a file does."""
+
+    def __init__(self, seat: int, history: History) -> None:
+        super().__init__(f"data of seat {seat}")
+        self._seat = seat
+        self._history = history
+
+    def charge(self, run: str, round: int, cost: Spent, most: float, delta: float) -> None:
+        """See PrivacyLedger."""
+        before = self.spent.epsilon(delta)
+        super().charge(run, round, cost, most, delta)
+        self._history.charged(self._seat, Charged(round, before, self.spent.epsilon(delta), most))
 
 
 def _seat_of(peer_id: str) -> int:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from p2pfl.errors import AggregationAborted
-from p2pfl.privacy.encoding import FIGURES, Encoding, Words
+from p2pfl.privacy.distributed import Distributed
+from p2pfl.privacy.encoding import Encoding, Words
 from p2pfl.privacy.secagg import Session, Terms
 from p2pfl.privacy.secagg_client import Client, Floors
 from p2pfl.privacy.secagg_masks import add_masks
@@ -26,8 +27,16 @@ def signer(seat: int) -> SimulatedSigner:
     return SimulatedSigner(f"seat{seat:07d}", "test")
 
 
-def terms(n: int, *, active: bool = True, adversaries: float = 0.05, dropouts: float = 0.2, bits: int = 16) -> Terms:
-    return Terms(Encoding(bits=bits), Resilience(adversaries, dropouts, active), n, 100, "schema")
+def terms(
+    n: int,
+    *,
+    active: bool = True,
+    adversaries: float = 0.05,
+    dropouts: float = 0.2,
+    bits: int = 16,
+    encoding: Encoding | Distributed | None = None,
+) -> Terms:
+    return Terms(encoding or Encoding(bits=bits), Resilience(adversaries, dropouts, active), n, 100, "schema")
 
 
 @dataclass
@@ -44,9 +53,10 @@ class Play:
         self.clients = {each.peer_id: Client(self.session, each, self.floors) for each in self.signers}
         self.server = Aggregator(self.session, SIZE, self.signers[0].verifies)
         rng = np.random.default_rng(self.n)
-        top, dtype = self.session.terms.encoding.top, self.session.terms.ring.dtype
+        encoding, dtype = self.session.terms.encoding, self.session.terms.ring.dtype
+        most = (1 << encoding.bits) - 1
         self.vectors: dict[str, Words] = {
-            peer: rng.integers(0, top + 1, SIZE + FIGURES).astype(dtype) for peer in self.clients
+            peer: rng.integers(0, most + 1, encoding.size(SIZE)).astype(dtype) for peer in self.clients
         }
         self.sent: dict[str, Words] = {}
         self.failed: dict[str, AggregationAborted] = {}

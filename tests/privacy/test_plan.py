@@ -3,8 +3,9 @@ import math
 import pytest
 
 from p2pfl.errors import ConfigError
+from p2pfl.privacy.distributed import Distributed
 from p2pfl.privacy.gaussian import epsilon_of
-from p2pfl.privacy.plan import plan_of
+from p2pfl.privacy.plan import plan_of, shared_plan
 from p2pfl.privacy.spec import PrivacySpec
 from p2pfl.privacy.spent import Spent
 
@@ -57,3 +58,36 @@ def test_a_budget_that_is_too_small_is_refused_before_anything_runs() -> None:
     with pytest.raises(ConfigError, match=r"epsilon_max is 1, and 10 rounds would make epsilon \d"):
         plan_of(PrivacySpec("cdp", noise_multiplier=1.0, epsilon_max=1.0), 100, [(1.0,) * 10])
     plan_of(PrivacySpec("cdp", epsilon=1.0, epsilon_max=1.0), 100, [(1.0,) * 10])
+
+
+def shared(multiplier: float) -> Distributed:
+    return Distributed(4096, clients=10, clip=1.0, multiplier=multiplier)
+
+
+def test_noise_in_shares_is_found_for_an_epsilon() -> None:
+    plan = shared_plan(PrivacySpec("ddp", epsilon=4.0, delta=1e-6), 1000, 100, shared)
+    assert plan.total == shared(plan.multiplier).cost() * 100
+    assert plan.cost(7, 3) == shared(plan.multiplier).cost()
+    assert plan.total.epsilon(1e-6) <= 4.0 < (shared(plan.multiplier / 1.02).cost() * 100).epsilon(1e-6)
+    assert 12.67838 < plan.multiplier < 1.02 * 12.67838, (
+        "that of Gaussian noise, by the same accountant, and steps of 1%"
+    )
+    assert float(f"{plan.multiplier:.5e}") == plan.multiplier
+
+
+def test_noise_in_shares_may_be_given() -> None:
+    spec = PrivacySpec("ddp", noise_multiplier=2.0, adjacency="replace-one", participations=3)
+    plan = shared_plan(spec, 1000, 100, shared)
+    assert plan.multiplier == 2.0
+    assert plan.total == shared(2.0).cost(2.0) * 3
+
+
+def test_roundings_that_cost_more_than_is_there_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"epsilon is 0\.5, and roundings alone cost more; raise course\.secagg\.bits"
+    ):
+        shared_plan(
+            PrivacySpec("ddp", epsilon=0.5, delta=1e-6), 1000, 1, lambda z: Distributed(1 << 20, 100, 1.0, z, bits=10)
+        )
+    with pytest.raises(ConfigError, match=r"epsilon_max is 1, and 100 rounds would make epsilon"):
+        shared_plan(PrivacySpec("ddp", noise_multiplier=2.0, epsilon_max=1.0), 1000, 100, shared)

@@ -37,3 +37,8 @@ def test_an_epsilon_of_noise_that_can_be_drawn_again_is_none() -> None:
 def test_names_the_coalition() -> None:
     report = report_of(_accounts((1,), PrivacySpec("decor", noise_multiplier=2.0, colluders=3)))
     assert "any 3 of the other nodes" in report.view
+
+
+def test_names_the_curious_aggregator() -> None:
+    report = report_of(_accounts((1,), PrivacySpec("ddp", noise_multiplier=2.0)))
+    assert report.view.startswith("a curious aggregator, which sees sums alone")

@@ -7,11 +7,12 @@ import pytest
 
 from p2pfl.crypto.masks import public_of
 from p2pfl.errors import AggregationAborted, ConfigError, RemoteProtocolError
+from p2pfl.privacy.distributed import Distributed
 from p2pfl.privacy.secagg import Advert, Session, Stage
 from p2pfl.privacy.secagg_client import Client, Floors
 from p2pfl.privacy.secagg_masks import add_masks
 from p2pfl.privacy.thresholds import Resilience
-from tests.privacy.session import Play, digest, play, signer, terms
+from tests.privacy.session import SIZE, Play, digest, play, signer, terms
 
 
 def advertised(n: int = 5, **of_terms: object) -> tuple[Play, Client, list[Advert]]:
@@ -224,6 +225,22 @@ def test_two_are_no_cohort() -> None:
         session.clients[signer(0).peer_id].share(session.adverts)
     with pytest.raises(ConfigError, match="min_cohort is 2; it must be at least 3"):
         Floors(min_cohort=2)
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_no_sum_is_told_without_the_noise_that_was_paid_for(active: bool) -> None:
+    """Ten of twelve would do for the masks, and for the noise of twelve, of whom a tenth may be absent, it takes 11."""
+    noise = Distributed(SIZE, clients=10, clip=1.0, multiplier=1.0, absent=0.1, dishonest=0.05)
+    session = play(12, {"mask": [10, 11]}, active=active, encoding=noise)
+    with pytest.raises(AggregationAborted, match="the sum is of 10 vectors, and only those of 11 have the noise"):
+        session.run("mask")
+    survivors = session.server.roster.indices(session.server.masked)
+    client = session.clients[signer(0).peer_id]
+    with pytest.raises(AggregationAborted, match="the sum is of 10 vectors, and only those of 11 have the noise"):
+        client.confirm(survivors) if active else client.decide(survivors, {})
+    enough = play(12, {"mask": [11]}, active=active, encoding=noise)
+    total = enough.run()
+    assert (total == enough.clear()).all()
 
 
 def test_nobody_can_lower_the_threshold() -> None:

@@ -27,7 +27,12 @@ from p2pfl.errors import ConfigError
 from p2pfl.journal.certificate import Certificate
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
+from p2pfl.privacy.account import Account
+from p2pfl.privacy.ledger import PrivacyLedger
+from p2pfl.privacy.spec import PrivacySpec
+from p2pfl.privacy.spent import Spent
 from p2pfl.sim.checkers import CHECKERS, Evidence, Violation, check, checked
+from p2pfl.sim.history import Charged, WatchedLedger
 from p2pfl.sim.nemesis import Crash, Cut, Fault
 from p2pfl.topology.families import build
 from p2pfl.wire.packet import Packet
@@ -186,6 +191,77 @@ def test_i4_sees_an_update_in_the_clear() -> None:
     assert "has sent its Update in the clear" in sentences(violations)
     assert "has sent a model in the clear" in sentences(violations)
     assert not found(secret("I4", recast=as_a(Curious, SecretServer)))  # whoever asks gets nothing
+
+
+def private(mode: str, *invariants: str, course: Course = FEDAVG, **spec: Any) -> Trial:
+    """The course with differential privacy; with `ddp`, of six that add up in secret, of whom one may be lost."""
+    given: dict[str, Any] = {} if course is DPSGD else {"weights": "equal"}
+    if mode == "ddp":
+        given |= {"privacy": CONSISTENT, "secagg": SecAggSpec(dropouts=0.2)}
+    settings = course.settings(rounds=2, **given)
+    privacy = PrivacySpec(mode, noise_multiplier=2.0, **spec)
+    chosen = invariants or checked(course.name, settings, privacy)
+    return Trial(course, settings, build(course.family, 7), chosen, privacy=privacy)
+
+
+CRASH = Crash(0.5, 0.9, 1)
+
+
+@pytest.mark.parametrize("mode", ["cdp", "ldp", "ddp"])
+def test_where_noise_is_paid_for_all_are_silent(mode: str) -> None:
+    assert "I5" in private(mode).invariants and "I12" not in private(mode).invariants
+    assert not found(private(mode), CRASH)
+    assert not found(private("ldp", course=DPSGD), CRASH)
+
+
+@pytest.mark.parametrize(
+    ("mode", "course", "seats"),
+    [("ldp", FEDAVG, range(1, 7)), ("ddp", FEDAVG, range(1, 7)), ("cdp", FEDAVG, range(7)), ("ldp", DPSGD, range(7))],
+)
+def test_i5_sees_what_is_not_paid_for(mode: str, course: Course, seats: range, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Account, "charge", lambda self, round: None)
+    violations = found(private(mode, "I5", course=course))
+    for seat in seats:
+        assert f"seat {seat} has paid for 0 releases, and this is another" in sentences(violations)
+
+
+def test_i5_sees_who_pays_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the second round is paid for, twice: then as much is spent as was released."""
+    charge = Account.charge
+    monkeypatch.setattr(Account, "charge", lambda self, round: [charge(self, each) for each in range(2 * round)])
+    assert "has paid for 0 releases" in sentences(found(private("ldp", "I5")))
+
+
+def test_i5_sees_a_ledger_that_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(ledger: PrivacyLedger, *given: Any) -> None:
+        ledger.spent = Spent()
+        honest(ledger, *given)
+
+    honest = PrivacyLedger.charge
+    monkeypatch.setattr(WatchedLedger, "charge", _watched(forgetful))
+    assert "the ledger of seat 1 has gone down to epsilon 0" in sentences(found(private("ldp", "I5")))
+
+
+def test_i5_sees_a_limit_that_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(ledger: PrivacyLedger, run: str, round: int, cost: Spent, most: float, delta: float) -> None:
+        honest(ledger, run, round, cost * 40, 0.0, delta)
+
+    honest = PrivacyLedger.charge
+    monkeypatch.setattr(WatchedLedger, "charge", _watched(careless))
+    violations = sentences(found(private("ldp", "I5", epsilon_max=2.0)))
+    assert "seat 1 has spent epsilon" in violations and "and 2 is allowed" in violations
+
+
+def _watched(charge: Callable[..., None]) -> Callable[..., None]:
+    """A charge that a history is told of, as it is of an honest one."""
+
+    def told(ledger: Any, run: str, round: int, cost: Spent, most: float, delta: float) -> None:
+        charge(ledger, run, round, cost, most, delta)
+        after = ledger.spent.epsilon(delta)
+        before = Spent(ledger.spent.mu_squared - ledger.charges[-1].mu_squared).epsilon(delta)
+        ledger._history.charged(ledger._seat, Charged(round, before, after, most))
+
+    return told
 
 
 class RevealsForAnybody(SecretTrainer):

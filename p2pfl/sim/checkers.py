@@ -171,8 +171,8 @@ def hidden(evidence: Evidence) -> Iterator[Violation]:
 def paid_for(evidence: Evidence) -> Iterator[Violation]:
     """I5: no ledger forgets or goes beyond its limit, and nobody has sent more that its data are in than it paid for.
 
-    Those are the updates of a client, masked or not, its models in gossip, and where the noise is the coordinator's own the models that it
-    makes. What is sent again is the same to the last bit, and is paid for once.
+    Those are the updates of a client, masked or not, its models in gossip, and where the noise is the coordinator's own
+    the models that it makes. What is sent again is the same to the last bit, and is paid for once.
     """
     paid: dict[int, list[Charged]] = {}
     released: dict[int, set[str]] = {}
@@ -192,9 +192,8 @@ def paid_for(evidence: Evidence) -> Iterator[Violation]:
             there = released.setdefault(seat, set())
             there.update(what.hashes)
             there.discard(initial)
-            if len(there) > len(paid.get(seat, ())):
-                sentence = f"seat {seat} has paid for {len(paid.get(seat, ()))} releases, and this is another"
-                yield Violation("I5", sentence, (entry,))
+            if len(there) > (count := len(paid.get(seat, ()))):
+                yield Violation("I5", f"seat {seat} has paid for {count} releases, and this is another", (entry,))
 
 
 def revealed_once(evidence: Evidence) -> Iterator[Violation]:

@@ -8,6 +8,7 @@ from p2pfl.app.budgets import Budgets, budgets_of, fingerprint
 from p2pfl.app.config import from_mapping
 from p2pfl.errors import ConfigError, PrivacySpent
 from p2pfl.learn.data import Shard
+from p2pfl.privacy.distributed import Distributed
 from p2pfl.topology.families import build
 from tests.courses.kit import dataset
 
@@ -42,6 +43,14 @@ def test_a_coordinator_without_noise_has_nothing_to_report(tmp_path: Path, mode:
     assert (found.report() is None) == (mode == "ldp")
     assert len(list(tmp_path.iterdir())) == files
     found.close()
+
+
+def test_shares_of_noise_are_those_of_the_model_and_of_the_cohort() -> None:
+    course = {"name": "fedavg", "rounds": 3, "privacy": "secagg", "quorum": 0.8, "secagg": {"bits": 20}}
+    config = from_mapping({"course": course, "privacy": {"mode": "ddp", "noise_multiplier": 2.0}})
+    found = budgets_of(config, build("star", 11), range(1, 11), 650)
+    assert set(found.plans) == set(range(11))
+    assert found.plans[3].total == Distributed(650, 8, 1.0, 2.0, 20, 0.1, 0.05).cost() * 3
 
 
 def test_all_seats_have_noise_for_the_one_that_is_worst_off() -> None:

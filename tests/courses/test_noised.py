@@ -1,6 +1,7 @@
 """Privacy with a coordinator: exact numbers, what is charged before what is drawn, and whether an attack finds more."""
 
 import asyncio
+import itertools
 import math
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from p2pfl.app.build import Setup, prepare
 from p2pfl.app.config import from_mapping
 from p2pfl.app.simulate import simulate
+from p2pfl.compute.inline import Inline
 from p2pfl.courses import noised as subject
+from p2pfl.courses import secagg
 from p2pfl.courses.course import Place
 from p2pfl.courses.durable import Durable
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
@@ -28,6 +31,7 @@ from p2pfl.learn.model import Model
 from p2pfl.node.events import UpdateMissing
 from p2pfl.privacy.account import Account
 from p2pfl.privacy.clipping import clipped, next_bound, update_multiplier
+from p2pfl.privacy.distributed import Distributed
 from p2pfl.privacy.gaussian import epsilon_of
 from p2pfl.privacy.ledger import PrivacyLedger
 from p2pfl.privacy.noise import DeterministicNoise, Keyed, gaussian
@@ -287,6 +291,94 @@ def test_a_whole_course_charges_every_round(mode: str) -> None:
     assert report.epsilon == pytest.approx(epsilon_of(math.sqrt(2) / 0.5, 4**-1.1))
     other = simulate(prepared({"mode": mode, **NOISY}))
     assert not torch.equal(outcome.params, other.params), "noise does not follow from the seed"
+
+
+SECRET = {"privacy": "secagg+consistency", "secagg": {"dropouts": 0.25, "bits": 20}}
+
+
+@pytest.mark.parametrize("privacy", ["secagg", "secagg+consistency"])
+def test_shares_of_noise_add_up_to_noise_in_the_sum(privacy: str) -> None:
+    """But for its noise, the model is that of a coordinator that clips, and hardly adds any. Three of four count."""
+    ddp = {"mode": "ddp", "clip": CLIP, "noise_multiplier": 2.0}
+    setup = prepared(ddp, course={"rounds": 1, **SECRET, "privacy": privacy})
+    outcome = simulate(setup)
+    exact = simulate(prepared({**ddp, "mode": "cdp", "noise_multiplier": 1e-7}, course={"rounds": 1}))
+    assert float((outcome.params - exact.params).std()) == pytest.approx(2.0 * CLIP * math.sqrt(4 / 3) / 4, rel=0.15)
+    (done,) = outcome.rounds
+    assert not {"train_loss", "clipped"} & done.metrics.keys(), "they would tell of clients, and have no noise"
+    charges = {seat: len(paying.ledger.charges) for seat, paying in setup.budgets.accounts.items()}
+    assert charges == {0: 0, 1: 1, 2: 1, 3: 1, 4: 1}
+    report = setup.budgets.report()
+    noise = Distributed(NUMEL, 4, CLIP, 2.0, 20, 0.25, 0.05)
+    assert report.epsilon == noise.cost().epsilon(4**-1.1)
+    assert report.valid and "a curious aggregator" in report.view
+
+
+def test_without_noise_to_speak_of_the_sum_is_exact() -> None:
+    given = {"mode": "ddp", "clip": CLIP, "noise_multiplier": 1e-4}
+    found = simulate(prepared(given, course={**SECRET, "secagg": {"dropouts": 0.25, "bits": 24}}))
+    exact = simulate(prepared({**given, "mode": "cdp", "noise_multiplier": 1e-7}))
+    assert torch.allclose(found.params, exact.params, rtol=0, atol=2e-4)
+
+
+def test_shares_of_noise_are_paid_for_before_they_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T-D5."""
+    setup = prepared({"mode": "ddp", **NOISY}, course=SECRET)
+    sources: dict[int, Watched] = {}
+
+    def watched(deterministic: bool, seed: int, purpose: str, seat: int) -> Watched:
+        return sources.setdefault(seat, Watched())
+
+    monkeypatch.setattr(secagg, "source_of", watched)
+    for seat in range(1, 5):
+        setup.roles(seat, Inline())
+        sources[seat].account = setup.budgets.accounts[seat]
+    simulate(setup)
+    assert {seat: source.charged for seat, source in sources.items() if seat} == {
+        1: [1, 2],
+        2: [1, 2],
+        3: [1, 2],
+        4: [1, 2],
+    }
+
+
+def test_who_has_spent_its_budget_gives_no_share() -> None:
+    """T-D8."""
+    setup = prepared({"mode": "ddp", "epsilon_max": 50.0, **NOISY}, course=SECRET)
+    for seat in range(1, 5):
+        paying = setup.budgets.account(seat, setup.shards[seat], "")
+        with suppress(PrivacySpent):
+            for round in itertools.count():
+                paying.charge(round)
+    told: list[str] = []
+    with pytest.raises(CourseError, match="none of 2 rounds brought an update"):
+        simulate(setup, told=lambda at, seat, event: told.append(str(event)) if _missing(event) else None)
+    assert any("the privacy budget is spent" in sentence for sentence in told)
+
+
+@pytest.mark.parametrize("name", ["fedprox", "fedopt", "feddyn"])
+def test_relatives_of_fedavg_share_noise_too(name: str) -> None:
+    setup = prepared({"mode": "ddp", **NOISY}, course={"name": name, **SECRET})
+    assert simulate(setup).params.isfinite().all()
+    assert len(setup.budgets.accounts[1].ledger.charges) == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "course", "sentence"),
+    [
+        ("ddp", {}, "no update alone, and course.privacy is 'plain'; set course.privacy to 'secagg' or"),
+        ("cdp", SECRET, "noise does not come in shares; set privacy.mode to 'ddp', or course.privacy to 'plain'"),
+        ("ldp", SECRET, "noise does not come in shares; set privacy.mode to 'ddp', or course.privacy to 'plain'"),
+        ("ddp", {**SECRET, "weights": "examples"}, "updates must weigh the same; set course.weights to 'equal'"),
+        ("ddp", {**SECRET, "name": "scaffold"}, "scaffold sends more than a model, which cannot be clipped as one"),
+        ("ddp", {**SECRET, "name": "fedper"}, "fedper sends a part of the model, for which no noise is found"),
+        ("ddp", {"name": "fedbuff"}, "which fedbuff does not do; it must be one of plain"),
+        ("ddp", {**SECRET, "secagg": {"adversaries": 0.5, "dropouts": 0.5}}, "nobody is counted on to add noise"),
+    ],
+)  # fmt: skip
+def test_what_shares_of_noise_do_not_go_with(mode: str, course: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        prepared({"mode": mode, **NOISY}, course={"evaluate": "server", **course}, model={"name": "mlp", "hidden": [8]})
 
 
 def test_deterministic_noise_is_for_tests_and_says_so() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from p2pfl.app.config import COURSES
 from p2pfl.courses.course import Place
@@ -11,11 +12,18 @@ from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
 from p2pfl.courses.fedbuff import FedBuffSettings
 from p2pfl.courses.hierarchical import HierarchicalSettings
 from p2pfl.courses.rules import averaging
-from p2pfl.courses.secagg import PRIVACY, SecAggSpec, Secrecy, digest, signer_of, unhurried
+from p2pfl.courses.secagg import PRIVACY, Given, SecAggSpec, Secrecy, digest, distributed, signer_of, unhurried
 from p2pfl.errors import ConfigError, RemoteProtocolError
 from p2pfl.learn.compression import CompressSpec, UpSpec
 from p2pfl.link.memory import MemoryNetwork
 from p2pfl.node.node import Node
+from p2pfl.privacy.account import Account
+from p2pfl.privacy.distributed import Distributed
+from p2pfl.privacy.ledger import PrivacyLedger
+from p2pfl.privacy.plan import shared_plan
+from p2pfl.privacy.secagg import Session
+from p2pfl.privacy.spec import PrivacySpec
+from p2pfl.sim.signer import SimulatedSigner
 from p2pfl.topology.families import build
 from p2pfl.wire.tensor import Tensors
 from tests.courses.kit import Played
@@ -105,6 +113,56 @@ def test_terms_are_those_of_the_course() -> None:
     assert one.terms.most_clients == 5 and one.size == one.rule.up.numel + 3
     others = [secrecy(n=7), secrecy(weights="equal"), secrecy(secagg=SecAggSpec(clip=1.0))]
     assert all(other.terms.digest != one.terms.digest for other in others)
+
+
+def test_noise_is_counted_on_from_the_quorum_that_is_there_and_honest() -> None:
+    spec = PrivacySpec("ddp", clip=0.5, noise_multiplier=2.0)
+    settings = FedAvgSettings(
+        fraction=0.8, quorum=0.5, privacy="secagg", secagg=SecAggSpec(bits=20, dropouts=0.2, adversaries=0.1)
+    )
+    found = distributed(settings, spec, 20, 100, 2.0)
+    assert found == Distributed(100, 8, 0.5, 2.0, 20, 0.2, 0.1)
+    assert found.local_variance == pytest.approx(1.0 / 6)  # of 8, 5.6 are counted on
+    with pytest.raises(
+        ConfigError, match=r"set course.privacy to 'secagg' or 'secagg\+consistency', or privacy.mode to"
+    ):
+        distributed(FedAvgSettings(), spec, 20, 100, 2.0)
+
+
+def noisy(seat: int, session_of: str = "nonce") -> tuple[Secrecy, Session]:
+    at = place(n=6, weights="equal", secagg=SecAggSpec(bits=24, dropouts=0.2))
+    spec = PrivacySpec("ddp", clip=1.0, noise_multiplier=1e-4)
+    numel = at.learner.model.layout.numel
+    plan = shared_plan(spec, 5, 10, lambda z: distributed(at.settings, spec, 5, numel, z))
+    at = replace(at, seat=seat, privacy=spec, account=Account(PrivacyLedger("data"), plan))
+    found = Secrecy.of(at, replace(averaging(at.learner), relative=True))
+    return found, Session("run", 0, session_of, "model", found.terms)
+
+
+def test_clients_and_coordinator_turn_by_what_the_session_tells_all() -> None:
+    """Five sums of one update, in the clear, decoded by the coordinator of this session, and of another."""
+    (secrecy, session), update = noisy(1), torch.linspace(-0.01, 0.01, noisy(1)[0].rule.up.numel)
+    total = np.zeros(secrecy.size, dtype=secrecy.terms.ring.dtype)
+    for seat in range(5):
+        words = np.empty_like(total)
+        given = Given(update, 1.0, 0.7, secrecy.seed(SimulatedSigner(f"seat{seat:07d}", "")))
+        for _ in secrecy.encoding(words, given, session):
+            pass
+        total += words
+    server, same = noisy(0)
+    assert torch.allclose(torch.from_numpy(server.decode(total, 5, same).vector).float(), update, atol=1e-4)
+    _, other = noisy(0, "another")
+    assert not torch.allclose(torch.from_numpy(server.decode(total, 5, other).vector).float(), update, atol=5e-3)
+    assert not secrecy.reference(update).any()
+    assert server.terms.digest == secrecy.terms.digest
+
+
+def test_noise_does_not_follow_from_what_a_node_draws_its_keys_from() -> None:
+    (secrecy, _), signer = noisy(1), SimulatedSigner("seat0000001", "")
+    again = SimulatedSigner("seat0000001", "")
+    assert secrecy.seed(signer) != secrecy.seed(again)
+    plain = Secrecy.of(place(), averaging(place().learner))
+    assert plain.seed(signer) == plain.seed(again)
 
 
 def test_weights_are_between_0_and_1() -> None:

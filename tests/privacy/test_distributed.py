@@ -112,9 +112,9 @@ def test_rounding_is_right_in_the_mean() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match="1000 clients do not fit into 8 bits"):
         Distributed(4, clients=1000, clip=1.0, multiplier=1.0, bits=8)
-    with pytest.raises(ConfigError, match="tables that are too large; lower course.secagg.bits"):
+    with pytest.raises(ConfigError, match=r"tables that are too large; lower course\.secagg\.bits"):
         Distributed(4, clients=10, clip=1.0, multiplier=1.0, bits=32)
-    with pytest.raises(ConfigError, match=r"may not fit into the modulus, 2\^32; lower course.secagg.bits"):
+    with pytest.raises(ConfigError, match=r"may not fit into the modulus, 2\^32; lower course\.secagg\.bits"):
         Distributed(4, clients=10, clip=1.0, multiplier=0.01, bits=24).ring(100_000)
     with pytest.raises(ConfigError, match="nobody is counted on"):
         Distributed(4, clients=10, clip=1.0, multiplier=1.0, absent=0.6, dishonest=0.4)

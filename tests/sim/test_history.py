@@ -8,12 +8,13 @@ from random import Random
 import pytest
 import torch
 
-from p2pfl.errors import JournalError
+from p2pfl.errors import JournalError, PrivacySpent
 from p2pfl.learn.params import as_buffer, model_hash
 from p2pfl.link.memory import MemoryNetwork
 from p2pfl.node.events import PeerLost, RoundEnded
+from p2pfl.privacy.spent import Spent
 from p2pfl.sim.disk import SimulatedDisk
-from p2pfl.sim.history import NOBODY, Entry, History, Injected, Sent, WatchedDisk, Wrote
+from p2pfl.sim.history import NOBODY, Charged, Entry, History, Injected, Sent, WatchedDisk, WatchedLedger, Wrote
 from p2pfl.sim.nemesis import Cut
 from p2pfl.sim.process import Process
 from p2pfl.wire.codec import encode, pack
@@ -118,3 +119,15 @@ def test_around_the_culprits_is_what_may_tell_why() -> None:
     assert history.around([culprit], most=2) == telling[-2:]
     assert str(culprit) == "    1.000 s  seat   0  a is there for good"
     assert "being written" in str(Wrote("a", synced=False))
+
+
+async def test_a_ledger_tells_what_it_was_charged() -> None:
+    history, cost = History(3, NUMBERS), Spent(0.25)
+    ledger = WatchedLedger(2, history)
+    for round in range(2):
+        ledger.charge("run", round, cost, 9.0, 1e-5)
+    with pytest.raises(PrivacySpent):
+        ledger.charge("run", 2, cost, 3.0, 1e-5)
+    once, twice = cost.epsilon(1e-5), (cost * 2).epsilon(1e-5)
+    assert [entry.what for entry in history.entries] == [Charged(0, 0.0, once, 9.0), Charged(1, once, twice, 9.0)]
+    assert str(history.entries[1]).endswith(f"seat   2  round 2 is paid for: epsilon {twice:.4g}")

@@ -41,4 +41,4 @@ def test_names_the_coalition() -> None:
 
 def test_names_the_curious_aggregator() -> None:
     report = report_of(_accounts((1,), PrivacySpec("ddp", noise_multiplier=2.0)))
-    assert report.view.startswith("a curious aggregator, which sees sums alone")
+    assert report.view.startswith("a curious aggregator, and all others, as long as")

@@ -30,7 +30,7 @@ from p2pfl.topology.families import build
 from p2pfl.topology.file import loads
 from p2pfl.topology.schedule import Schedule
 
-__all__ = ["Setup", "build_topology", "prepare", "topology_notes"]
+__all__ = ["Setup", "build_topology", "prepare", "privacy_notes", "topology_notes"]
 
 _ALL_AWAKE = 1000  # clients up to which a simulation holds all of them at once, as hosts would
 
@@ -169,6 +169,13 @@ def topology_notes(config: Config[Any]) -> list[str]:
     if not config.topology.file:
         return []
     return list(loads(config.topology.text).notes(config.course.rounds))
+
+
+def privacy_notes(config: Config[Any]) -> list[str]:
+    """What a person should know before others get what is made of examples, a line each; none where that is hidden."""
+    if not config.privacy.plain or getattr(config.course, "privacy", "plain") != "plain":
+        return []
+    return ["privacy is plain: links are encrypted, and who gets a node's updates can learn of its examples from them"]
 
 
 def prepare(config: Config[Any], seat: int | None = None) -> Setup:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from p2pfl.app.build import privacy_notes
 from p2pfl.app.computes import make_compute
 from p2pfl.app.config import Config, course_hash
 from p2pfl.app.console import Display
@@ -84,10 +85,8 @@ class Host:
         await node.members.announce(seat=seat)
         self._display.line(f"seat {seat} of {setup.topology!r}")
         began = time.monotonic()
-        if seat in setup.shards and getattr(setup.config.course, "privacy", "plain") == "plain":
-            self._display.line(
-                "course.privacy is plain: who gets this node's updates can learn of its examples from them"
-            )
+        for note in privacy_notes(setup.config) if seat in setup.shards else ():
+            self._display.line(f"note: {note}")
         remembering = asyncio.create_task(remember(node, enrolled.mark, folder))
         try:
             await node.run()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from p2pfl.app.build import Setup, prepare
+from p2pfl.app.build import Setup, prepare, privacy_notes
 from p2pfl.app.check import Flow, check_course, check_module, draw, draw_svg
 from p2pfl.app.config import COURSES, load_config, with_topology
 from p2pfl.app.console import table
@@ -69,7 +69,8 @@ def check_command(arguments: list[str]) -> int:
     parser.add_argument("course", help="a course file, the name of a course, or a module (path.py or dotted name)")
     parser.add_argument("--to", type=Path, help="draw the flow into this .svg, or .mmd (Mermaid)")
     options = parser.parse_args(arguments)
-    flow = _flow(options.course)
+    config = with_topology(load_config(Path(options.course))) if options.course.endswith(".toml") else None
+    flow = _flow(options.course) if config is None else check_course(COURSES[config.course.name], config.course)
     for line in flow.lines():
         sys.stdout.write(f"{line}\n")
     if options.to is not None:
@@ -77,6 +78,8 @@ def check_command(arguments: list[str]) -> int:
             raise ConfigError(f"--to is {options.to}; name a file that ends in .svg or .mmd")
         options.to.write_text(draw_svg(flow) if options.to.suffix == ".svg" else draw(flow), encoding="utf-8")
         sys.stdout.write(f"drawn in {options.to}\n")
+    for note in () if config is None else privacy_notes(config):
+        sys.stdout.write(f"note: {note}\n")
     for problem in flow.problems:
         sys.stderr.write(f"error: {problem}\n")
     if not flow.problems:
@@ -87,7 +90,4 @@ def check_command(arguments: list[str]) -> int:
 def _flow(name: str) -> Flow:
     if name in COURSES:
         return check_course(COURSES[name])
-    if name.endswith(".toml"):
-        config = with_topology(load_config(Path(name)))
-        return check_course(COURSES[config.course.name], config.course)
     return check_module(name)

@@ -15,7 +15,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from p2pfl.app.build import Setup, prepare, topology_notes
+from p2pfl.app.build import Setup, prepare, privacy_notes, topology_notes
 from p2pfl.app.checkpoint import Checkpoint, Standing
 from p2pfl.app.computes import ComputeOptions, make_compute
 from p2pfl.app.config import Config, course_hash, load_config
@@ -105,7 +105,7 @@ def _run(options: SimulateOptions[Any], where: Path, profile: Profile | None) ->
     with _folder(options, where, start) as folder, display:
         display.line(f"{setup.topology!r}, {setup.dataset!r}, {setup.model!r}")
         display.line(f"training tier {setup.tier}, computed by {compute!r}")
-        for note in topology_notes(options.config):
+        for note in (*topology_notes(options.config), *privacy_notes(options.config)):
             display.line(f"note: {note}")
         if start.standing.round:
             display.line(f"going on after round {start.standing.round}")

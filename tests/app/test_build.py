@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from p2pfl.app.build import build_topology, prepare, topology_notes
+from p2pfl.app.build import build_topology, prepare, privacy_notes, topology_notes
 from p2pfl.app.config import COURSES, TopologySpec, from_mapping, with_topology
 from p2pfl.compute.inline import Inline
 from p2pfl.courses.fedavg import Server, Trainer
@@ -103,3 +103,14 @@ def test_notes_are_for_topology_files() -> None:
     assert topology_notes(config()) == []
     slow = with_topology(from_mapping({"course": {"name": "dpsgd", "rounds": 3}, "topology": {"file": "ring-16"}}))
     assert any("133 rounds" in note for note in topology_notes(slow))
+
+
+@pytest.mark.parametrize(
+    ("course", "privacy", "notes"),
+    [({}, {}, 1), ({"privacy": "secagg"}, {}, 0), ({}, {"mode": "cdp", "epsilon": 2.0}, 0)],
+)
+def test_who_hides_nothing_is_told_so(course: dict[str, str], privacy: dict[str, Any], notes: int) -> None:
+    found = privacy_notes(from_mapping({"course": {"name": "fedavg", **course}, "privacy": privacy}))
+    assert len(found) == notes
+    assert all("can learn of its examples" in note for note in found)
+    assert len(privacy_notes(from_mapping({"course": {"name": "dpsgd"}}))) == 1

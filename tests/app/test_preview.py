@@ -75,3 +75,9 @@ def test_a_flow_is_drawn(suffix: str, tmp_path: Path) -> None:
 def test_a_drawing_of_another_kind_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "fedavg", "--to", "flow.gif"]) == 2
     assert "ends in .svg or .mmd" in capsys.readouterr().err
+
+
+def test_a_course_that_hides_nothing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    for file, said in (("digits", True), ("secagg", False)):
+        assert main(["check", str(EXAMPLES / f"{file}.toml")]) == 0
+        assert ("note: privacy is plain" in capsys.readouterr().out) == said

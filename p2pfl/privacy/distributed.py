@@ -38,7 +38,7 @@ from p2pfl.privacy.spent import Spent
 __all__ = ["Distributed", "rotated"]
 
 _DEVIATIONS = 4.0  # of a sum's entries that its bits have room for
-_RING = Ring(32)
+_RING_BITS = 32  # of the ring that sums are made in
 _CHUNK = 1 << 16  # entries that noise is drawn for at once
 
 
@@ -101,11 +101,11 @@ class Distributed:
         _, l2 = rounded_sensitivity(self.clip, self.scale, self.dim)
         most = most_clients * (l2 + reach(self.local_variance * self.scale**2))
         require(
-            most < 1 << (_RING.bits - 1),
+            most < 1 << (_RING_BITS - 1),
             f"the sum of {most_clients} updates of {self.bits} bits with noise may not fit into the modulus, "
-            f"2^{_RING.bits}; lower course.secagg.bits",
+            f"2^{_RING_BITS}; lower course.secagg.bits",
         )
-        return _RING
+        return Ring(_RING_BITS)
 
     def least(self, listed: int) -> int:
         """How many must be in a sum that `listed` clients were to be in: with fewer, noise is missing.
@@ -137,7 +137,7 @@ class Distributed:
 
     def encode(self, update: Tensor, key: bytes, source: Source) -> Words:
         """`encoding` at once."""
-        words: Words = np.empty(self.dim, dtype=_RING.dtype)
+        words: Words = np.empty(self.dim, dtype=Ring(_RING_BITS).dtype)
         for _ in self.encoding(words, update, key, source):
             pass
         return words

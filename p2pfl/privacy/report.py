@@ -13,7 +13,7 @@ __all__ = ["PrivacyReport", "report_of"]
 _VIEWS = {
     "cdp": "whoever receives the models, but not the coordinator, which sees every update",
     "ldp": "everybody",
-    "ddp": "a curious aggregator, and all others, as long as no more clients are lost or collude than course.secagg says",
+    "ddp": "a curious aggregator, and all others, as long as no more are lost or collude than course.secagg says",
     "decor": "whoever sees all messages, and knows all that any {colluders} of the other nodes know",
 }
 _CHANGES = {"zero-out": "a node's updates, or zeros", "replace-one": "a node's updates, or any others"}

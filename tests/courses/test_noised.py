@@ -9,6 +9,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -520,6 +521,11 @@ async def _audit(spec: PrivacySpec) -> float:
         released = central.absorb(nothing, total / NUMEL, 1.0, round) * NUMEL
         for coin, score in zip(coins, own if spec.mode == "ldp" else released.tolist(), strict=True):
             scores[coin].append(score / CLIP)
+    return _proven(scores)
+
+
+def _proven(scores: dict[bool, list[float]]) -> float:
+    """The epsilon without which so many guesses would not be right."""
     inside, outside = scores[True], scores[False]
     hits, quiet = sum(score > THRESHOLD for score in inside), sum(score <= THRESHOLD for score in outside)
     return math.log((_at_least(hits, len(inside)) - DELTA) / (1 - _at_least(quiet, len(outside))))
@@ -537,3 +543,27 @@ async def test_an_attack_proves_no_more_than_is_claimed_and_more_if_noise_is_hal
     assert await _audit(spec) <= claimed
     monkeypatch.setattr(subject, "gaussian", lambda source, numel, sigma: gaussian(source, numel, sigma / 2))
     assert await _audit(spec) > claimed
+
+
+def _audit_shares(way: Distributed) -> float:
+    """The same attack on sums of shares, by an aggregator that sees all of each."""
+    rng, source, key = Random(1), Keyed(bytes(32)), bytes(32)
+    scores: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(ROUNDS):
+        coins = [rng.random() < 0.5 for _ in range(way.clients)]
+        total = np.zeros(way.dim, dtype=way.ring(way.clients).dtype)
+        for canary, coin in enumerate(coins):
+            step = torch.zeros(way.numel)
+            step[canary] = 100.0 * coin
+            total += way.encode(step, key, source)
+        for coin, score in zip(coins, way.decode(total, key).tolist(), strict=True):
+            scores[coin].append(score / way.clip)
+    return _proven(scores)
+
+
+def test_an_attack_on_shares_proves_no_more_than_is_claimed_and_more_if_noise_is_halved() -> None:
+    """T-D4."""
+    way = Distributed(512, 512, CLIP, 2.0, absent=0.0, dishonest=0.0)
+    gaussian_noise = epsilon_of(1 / 2.0, DELTA)
+    assert gaussian_noise < way.cost().epsilon(DELTA)
+    assert _audit_shares(way) <= gaussian_noise < _audit_shares(replace(way, multiplier=1.0))

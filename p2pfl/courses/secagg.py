@@ -2,7 +2,7 @@
 
 The protocol is that of privacy/secagg.py. A client trains before a session begins, so that a session is short: its
 first stage is the answer to `Enlist`, which has the model to train from. Weight and loss of an update are in the sum,
-and in no message.
+and in no message; where the sum has the noise of differential privacy, they are nowhere.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class Distributed:
         return Ring(_RING_BITS)
 
     def least(self, listed: int) -> int:
-        """How many must be in a sum that `listed` clients were to be in: with fewer, noise is missing.
+        """How many updates a sum must have, of a list of so many clients: with fewer, noise is missing.
 
         >>> Distributed(100, clients=10, clip=1.0, multiplier=1.0, absent=0.2).least(12)
         10
@@ -127,12 +127,17 @@ class Distributed:
             yield
         exact *= self.scale
         _, most = rounded_sensitivity(self.clip, self.scale, self.dim)
-        while float((rounded := torch.floor(exact + uniform(source, self.dim))).norm()) > most:
-            yield
-        for start in range(0, self.dim, _CHUNK):
-            part = rounded[start : start + _CHUNK].long()
-            part += skellam_noise(source, len(part), self.local_variance * self.scale**2)
-            words[start : start + len(part)] = part.numpy().astype(words.dtype)  # modulo the ring
+        rounded, length = torch.empty_like(exact), math.inf
+        while length > most:
+            squares = 0.0
+            for into, part in zip(rounded.split(_CHUNK), exact.split(_CHUNK), strict=True):
+                into.copy_(part + uniform(source, len(part))).floor_()
+                squares += float(into.square().sum())
+                yield
+            length = math.sqrt(squares)
+        for start, part in zip(range(0, self.dim, _CHUNK), rounded.split(_CHUNK), strict=True):
+            noise = skellam_noise(source, len(part), self.local_variance * self.scale**2)
+            words[start : start + len(part)] = (part.long() + noise).numpy().astype(words.dtype)  # modulo the ring
             yield
 
     def encode(self, update: Tensor, key: bytes, source: Source) -> Words:
@@ -181,4 +186,5 @@ def _turns(vector: Tensor) -> Iterator[Tensor]:
 
 
 def _signs(dim: int, key: bytes) -> Tensor:
-    return 1 - 2 * (uniform(Keyed(key), dim) < 1 / 2).double()
+    bits = np.unpackbits(np.frombuffer(Keyed(key).draw(math.ceil(dim / 8)), dtype=np.uint8), count=dim)
+    return 1 - 2 * torch.from_numpy(bits).double()

@@ -100,7 +100,7 @@ class Encoding:
         return numel + FIGURES
 
     def least(self, listed: int) -> int:
-        """How many must be in a sum that so many were to be in; what else must hold of sums is not known here."""
+        """How many vectors a sum must have, of a list of so many, because of how they are encoded."""
         return 1
 
     def ring(self, most_clients: int) -> Ring:

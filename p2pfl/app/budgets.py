@@ -67,9 +67,10 @@ def budgets_of(config: Config[Any], topology: Schedule, holders: Collection[int]
 
     Raises ConfigError where no noise is enough, or the budget is too small.
     """
-    spec, rounds = config.privacy, config.course.rounds
+    spec = config.privacy
     if spec.plain:
         return None
+    rounds = config.course.rounds
     if spec.mode == "ddp":
 
         def noise(multiplier: float) -> Distributed:

@@ -16,6 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from p2pfl.council.council import Council
+from p2pfl.courses.additive import AdditiveClients
+from p2pfl.courses.additive_trainer import AdditiveTrainer
 from p2pfl.courses.best import Best
 from p2pfl.courses.coded import compressed
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor, below, prefixed
@@ -30,7 +32,7 @@ from p2pfl.courses.rounds import Clients, Collected, RoundRules
 from p2pfl.courses.rules import Rule, averaging
 from p2pfl.courses.secagg import Secrecy
 from p2pfl.courses.secagg_clients import SecretClients
-from p2pfl.courses.secagg_trainer import SecretTrainer
+from p2pfl.courses.secagg_trainer import PledgedTrainer, SecretTrainer
 from p2pfl.courses.settings import FedAvgSettings
 from p2pfl.courses.trainer import Trainer
 from p2pfl.errors import CourseError, require
@@ -216,7 +218,8 @@ class SecretServer(Server):
     def _clients_of(
         self, seats: Iterable[int], learner: Learner, rules: RoundRules, rule: Rule | None, *, certify: bool
     ) -> Clients:
-        return SecretClients(seats, rules, learner, self._secrecy, certify=certify)
+        kind = AdditiveClients if self._secrecy.additive else SecretClients
+        return kind(seats, rules, learner, self._secrecy, certify=certify)
 
 
 class Elected(Leader):
@@ -255,7 +258,7 @@ class Candidate(Member):
         return Elected(self, term)
 
 
-_SECRET_ROLES = (SecretServer, SecretTrainer)
+_SECRET_ROLES = (SecretServer, SecretTrainer, AdditiveTrainer)
 
 
 def _play(place: Place) -> tuple[object, ...]:
@@ -298,10 +301,11 @@ def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[obj
     return (server(place.learner, settings, clients, place.stop, place.journal, rule),)
 
 
-def _secret(place: Place, secrecy: Secrecy) -> SecretServer | SecretTrainer:
+def _secret(place: Place, secrecy: Secrecy) -> SecretServer | PledgedTrainer[Any]:
     """The server, or a client, that adds up in secret."""
     if place.seat:
-        return SecretTrainer(place.learner, 0, place.journal, secrecy, place.floors)
+        kind = AdditiveTrainer if secrecy.additive else SecretTrainer
+        return kind(place.learner, 0, place.journal, secrecy, place.floors)
     clients = place.topology.union.neighbors(0)
     return SecretServer(secrecy, place.learner, place.settings, clients, place.stop, place.journal)
 

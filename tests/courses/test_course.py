@@ -78,6 +78,7 @@ COURSES = {
         FedAvgSettings(rounds=3, privacy=CONSISTENT, fraction=0.7, weights="equal"),
         build("star", 7),
     ),
+    "fedavg, additive": (SECRET, FedAvgSettings(rounds=3, privacy="additive"), build("star", 5)),
     "fedavg, oort": (FEDAVG, FedAvgSettings(rounds=3, fraction=0.5, sampler="oort"), build("star", 7)),
     "fedbuff": (FEDBUFF, FedBuffSettings(rounds=3, goal=2, concurrency=3), build("star", 6)),
     "fedbuff, time": (

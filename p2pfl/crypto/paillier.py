@@ -9,9 +9,9 @@ A modulus of 3072 bits has 128 bits of security (NIST SP 800-57 part 1 rev. 5, t
 change what they hold: their sender must be known by other means.
 
 Python's integers do not take the same time for all values, and nothing here does. Who can measure how long `decrypt`
-takes for ciphertexts of its choice may learn of the key: decrypt sums whose parts came from several, and not at once for
-whoever asks. Decryption is blinded, so that powers are taken of numbers that nobody chose. Keys cannot be wiped from
-memory.
+takes for ciphertexts of its choice may learn of the key: decrypt sums whose parts came from several, and not at once
+for whoever asks. Decryption is blinded, so that powers are taken of numbers that nobody chose. Keys cannot be wiped
+from memory.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ others; a node u is exposed iff the unit vector e_u lies in the space of these r
 
 Over several rounds, the rows are taken over one vector for each node, as if models did not move between the rounds:
 that is when the equations fit together best. `gossiped` has rows of what is mixed and never trained, in the first
-vectors: there, after enough rounds, one node of a ring can solve for all others. A. E. Mrini, E. Cyffers, A. Bellet: "Privacy
-Attacks in Decentralized Learning", ICML 2024, https://arxiv.org/abs/2402.10001.
+vectors: there, after enough rounds, one node of a ring can solve for all others. A. El Mrini, E. Cyffers, A. Bellet:
+"Privacy Attacks in Decentralized Learning", ICML 2024, https://arxiv.org/abs/2402.10001.
 
 What is not exposed cannot be solved for exactly, and no more than that is promised: a sum of two nodes that are alike
 tells either well. That is what noise is for.

@@ -106,7 +106,7 @@ def test_whoever_is_lost_ends_it_and_is_named(stage: str) -> None:
         for peer in table.clients:
             if peer != lost:
                 table.add(peer)
-        with pytest.raises(AggregationAborted, match=f"{lost} has not given"):
+        with pytest.raises(AggregationAborted, match=f"{lost} has given nothing to the sum"):
             table.server.total()
 
 
@@ -141,21 +141,6 @@ def test_shares_open_only_among_those_who_have_seen_one_list() -> None:
         list(table.clients[one].adding([dealt[peer][one] for peer in others if peer != last]))
 
 
-@pytest.mark.parametrize(
-    ("adverts", "sentence"),
-    [
-        (lambda good: good[1:], "does not have our own entry"),
-        (lambda good: good[:2], "2 clients are on the list, and we ask for 3"),
-        (lambda good: (*good[:2], Advert(good[2].peer, good[2].keys, good[1].signature)), "has not signed these keys"),
-    ],
-)
-def test_a_list_that_is_wrong_is_refused(adverts, sentence: str) -> None:
-    table = Table(3)
-    good = table.enlist()
-    with pytest.raises(AggregationAborted, match=sentence):
-        next(iter(table.clients.values())).join(adverts(good))
-
-
 def test_clients_that_trained_from_another_model_are_refused() -> None:
     table = Table(3)
     stranger = Splitter(session(3, "another"), signer(2), Floors())
@@ -188,11 +173,6 @@ def test_no_stage_is_done_twice_and_none_behind_the_end() -> None:
 def test_the_coordinator_refuses_what_it_did_not_ask_for() -> None:
     table = Table(3)
     table.split(table.vectors())
-    one, other, _ = table.clients
+    one = next(iter(table.clients))
     with pytest.raises(AggregationAborted, match="has not dealt one share"):
         table.server.deal(one, [memoryview(bytes(sealed_bytes(SIZE)))] * 2)
-    words, digest = np.zeros(SIZE, dtype=np.uint64), bytes(32)
-    with pytest.raises(AggregationAborted, match="has not signed a sum"):
-        table.server.add(one, words, digest, table.clients[other].sign(digest))
-    with pytest.raises(AggregationAborted, match="of another size"):
-        table.server.add(one, words[1:], digest, table.clients[one].sign(digest))

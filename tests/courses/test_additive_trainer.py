@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 
 from p2pfl.courses.additive import Split
+from p2pfl.courses.additive_trainer import AdditiveTrainer
 from p2pfl.courses.fedavg import SecretServer
 from p2pfl.courses.messages import Train
-from p2pfl.courses.secagg import AggregationLeft
+from p2pfl.courses.secagg import AggregationFailed, AggregationLeft
 from p2pfl.courses.secagg_trainer import PledgedTrainer
-from p2pfl.errors import RemoteError
+from p2pfl.errors import AggregationAborted, RemoteError
 from p2pfl.node.node import Node
 from tests.courses.kit import Roles
 from tests.courses.test_additive import fedavg
@@ -43,3 +44,30 @@ def test_who_asks_in_the_clear_or_out_of_turn_gets_nothing() -> None:
     assert [str(event) for event in played.told(AggregationLeft)] == [
         "WARNING: the secure aggregation of round 1 is left: we were asked for our update in the clear"
     ] * 3
+
+
+class Forgetful(AdditiveTrainer):
+    """Cannot write down what it gives in the first round."""
+
+    async def _keep(self) -> None:
+        if self._pledge is not None and self._pledge.round == 0:
+            raise AggregationAborted("what we are about to give cannot be written down: the disk is full")
+        await super()._keep()
+
+
+def test_what_is_given_is_written_down_before_shares_leave() -> None:
+    played = fedavg(4).play()
+    clients = [played.world.seats[seat].roles[0] for seat in (1, 2, 3)]
+    assert [len(client._given) for client in clients] == [2, 2, 2]  # an update for each round
+
+    def recast(seat: int, roles: Roles) -> Roles:
+        if seat == 1:
+            roles[0].__class__ = Forgetful
+        return roles
+
+    played = replace(fedavg(4), recast=recast).play()
+    assert [event.round for event in played.told(AggregationFailed)] == [1]
+    assert [str(event) for event in played.told(AggregationLeft)] == [
+        "WARNING: the secure aggregation of round 1 is left: what we are about to give cannot be written down: the "
+        "disk is full"
+    ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from p2pfl.courses.messages import Train
 from p2pfl.courses.rounds import Cohort, Collected
 from p2pfl.courses.secagg import Masked, digest, signer_of
-from p2pfl.courses.secagg_clients import Play, SecretClients
+from p2pfl.courses.secagg_clients import Play, SummedClients
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
 from p2pfl.privacy.additive import MOST_CLIENTS, Adder, sealed_bytes
@@ -53,7 +53,7 @@ def _schema(count: int, nbytes: int) -> Schema:
     return tuple(TensorSpec(str(place), "u8", (nbytes,)) for place in range(count))
 
 
-class AdditiveClients(SecretClients):
+class AdditiveClients(SummedClients):
     """Clients whose updates are seen only in their sum, and who all have to stay for it."""
 
     async def _session(self, node: Node, cohort: Cohort, ask: Train) -> Collected:

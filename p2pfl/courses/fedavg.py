@@ -30,7 +30,7 @@ from p2pfl.courses.messages import Finish, Train, number
 from p2pfl.courses.noised import COORDINATED, noised
 from p2pfl.courses.rounds import Clients, Collected, RoundRules
 from p2pfl.courses.rules import Rule, averaging
-from p2pfl.courses.secagg import Secrecy
+from p2pfl.courses.secagg import ADDITIVE, CONSISTENT, Secrecy
 from p2pfl.courses.secagg_clients import SecretClients
 from p2pfl.courses.secagg_trainer import PledgedTrainer, SecretTrainer
 from p2pfl.courses.settings import FedAvgSettings
@@ -200,7 +200,7 @@ class Server(Leader):
         node.emit(CourseEnded(self._round, reason))
 
 
-class SecretServer(Server):
+class SummingServer(Server):
     """The fixed coordinator that sees no update, but only what they come to together."""
 
     def __init__(
@@ -215,11 +215,23 @@ class SecretServer(Server):
         self._secrecy = secrecy
         super().__init__(learner, settings, clients, stop, journal, secrecy.rule)
 
+
+class SecretServer(SummingServer):
+    """One whose clients mask their updates."""
+
     def _clients_of(
         self, seats: Iterable[int], learner: Learner, rules: RoundRules, rule: Rule | None, *, certify: bool
     ) -> Clients:
-        kind = AdditiveClients if self._secrecy.additive else SecretClients
-        return kind(seats, rules, learner, self._secrecy, certify=certify)
+        return SecretClients(seats, rules, learner, self._secrecy, certify=certify)
+
+
+class AdditiveServer(SummingServer):
+    """One whose clients add up by shares."""
+
+    def _clients_of(
+        self, seats: Iterable[int], learner: Learner, rules: RoundRules, rule: Rule | None, *, certify: bool
+    ) -> Clients:
+        return AdditiveClients(seats, rules, learner, self._secrecy, certify=certify)
 
 
 class Elected(Leader):
@@ -258,7 +270,11 @@ class Candidate(Member):
         return Elected(self, term)
 
 
-_SECRET_ROLES = (SecretServer, SecretTrainer, AdditiveTrainer)
+_SECRET_ROLES = {
+    "secagg": (SecretServer, SecretTrainer),
+    CONSISTENT: (SecretServer, SecretTrainer),
+    ADDITIVE: (AdditiveServer, AdditiveTrainer),
+}
 
 
 def _play(place: Place) -> tuple[object, ...]:
@@ -301,13 +317,14 @@ def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[obj
     return (server(place.learner, settings, clients, place.stop, place.journal, rule),)
 
 
-def _secret(place: Place, secrecy: Secrecy) -> SecretServer | PledgedTrainer[Any]:
+def _secret(place: Place, secrecy: Secrecy) -> SummingServer | PledgedTrainer[Any]:
     """The server, or a client, that adds up in secret."""
     if place.seat:
         kind = AdditiveTrainer if secrecy.additive else SecretTrainer
         return kind(place.learner, 0, place.journal, secrecy, place.floors)
     clients = place.topology.union.neighbors(0)
-    return SecretServer(secrecy, place.learner, place.settings, clients, place.stop, place.journal)
+    lead = AdditiveServer if secrecy.additive else SecretServer
+    return lead(secrecy, place.learner, place.settings, clients, place.stop, place.journal)
 
 
 def _needs(topology: Topology) -> str | None:
@@ -350,7 +367,7 @@ def starred(
     fits = compresses and server is Server  # then an update is made of the model that was sent last
     return Course(
         name, settings, (server, Trainer), play, _clients, "star", _needs, sleepers,
-        compresses=fits, secret=_SECRET_ROLES if server is Server else (), privacy=COORDINATED if fits else (),
+        compresses=fits, secret=_SECRET_ROLES if server is Server else {}, privacy=COORDINATED if fits else (),
     )  # fmt: skip
 
 

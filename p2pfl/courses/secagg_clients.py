@@ -6,6 +6,7 @@ round has no update; there is no other way to have one.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Generic, Protocol, TypeVar
 
@@ -43,7 +44,7 @@ from p2pfl.privacy.secagg import Advert, Dealt, Revealed, Session
 from p2pfl.privacy.secagg_server import Aggregator
 from p2pfl.wire.message import Request
 
-__all__ = ["Play", "SecretClients"]
+__all__ = ["Play", "SecretClients", "SummedClients"]
 
 _NONCE_BYTES = 16
 _Take = Callable[[Peer, ReplyT, float], Awaitable[None]]
@@ -84,8 +85,8 @@ class Play(Generic[AggregatorT]):
         return sorted((self.peers[peer_id] for peer_id in peer_ids), key=seat_of)
 
 
-class SecretClients(Clients):
-    """Clients whose updates are seen only in their sum."""
+class SummedClients(Clients, ABC):
+    """Clients whose updates are seen only in their sum, whatever kind of session makes it."""
 
     def __init__(
         self, seats: Iterable[int], rules: RoundRules, learner: Learner, secrecy: Secrecy, *, certify: bool = False
@@ -106,17 +107,9 @@ class SecretClients(Clients):
         finally:
             await self.dismiss(node, cohort.peers)
 
+    @abstractmethod
     async def _session(self, node: Node, cohort: Cohort, ask: Train) -> Collected:
-        session = await self._begin(node, ask)
-        aggregator = Aggregator(session, self._secrecy.rule.up.numel, signer_of(node).verifies)
-        play = Play(node, aggregator, cohort.peers)
-        await self._advertise(play, ask)
-        await self._share(play)
-        await self._mask(play)
-        if self._secrecy.terms.resilience.active:
-            await self._confirm(play)
-        await self._reveal(play)
-        return await self._add_up(play, ask)
+        """The mean of a session. Raises AggregationAborted, or RemoteProtocolError, where there is none."""
 
     async def _begin(self, node: Node, ask: Train) -> Session:
         """A session for the round that is asked for."""
@@ -139,6 +132,37 @@ class SecretClients(Clients):
         replies = play.node.ask_all(play.peers.values(), enlist, rejoin_seconds=self.patience(play.node))
         enough = min(self.rules.enough(self.total), len(play.peers))
         await self._gather(replies, play.node, play.round, take, enough)
+
+    def _collected(self, play: Play[AggregatorT], total: Words, hashes: Mapping[str, bytes], ask: Train) -> Collected:
+        """What a sum comes to. `hashes`: of what each client has sent of it, by peer id."""
+        terms, clients = self._secrecy.terms, play.of(hashes)
+        mean = terms.encoding.decode(total, len(clients))
+        vector = torch.from_numpy(mean.vector.astype(np.float32)).add_(self._secrecy.rule.down.vector(ask.params))
+        contributions = (Contribution(seat_of(peer), peer.id, hashes[peer.id].hex(), 1.0) for peer in clients)
+        return Collected(
+            vector,
+            len(clients),
+            round(mean.weight * terms.most_examples),
+            mean.loss,
+            tuple(contributions) if self.certify else (),
+            metrics={"clipped": mean.clipped},
+        )
+
+
+class SecretClients(SummedClients):
+    """Clients whose updates are added up under masks."""
+
+    async def _session(self, node: Node, cohort: Cohort, ask: Train) -> Collected:
+        session = await self._begin(node, ask)
+        aggregator = Aggregator(session, self._secrecy.rule.up.numel, signer_of(node).verifies)
+        play = Play(node, aggregator, cohort.peers)
+        await self._advertise(play, ask)
+        await self._share(play)
+        await self._mask(play)
+        if self._secrecy.terms.resilience.active:
+            await self._confirm(play)
+        await self._reveal(play)
+        return await self._add_up(play, ask)
 
     async def _share(self, play: Play[Aggregator]) -> None:
         async def take(peer: Peer, shares: Shares, _: float) -> None:
@@ -188,18 +212,3 @@ class SecretClients(Clients):
         for peer in play.of(aggregator.survivors - aggregator.culprits.keys()):
             self._welcome(play.node, peer, play.round)
         return self._collected(play, total, aggregator.masked, ask)
-
-    def _collected(self, play: Play[AggregatorT], total: Words, hashes: Mapping[str, bytes], ask: Train) -> Collected:
-        """What a sum comes to. `hashes`: of what each client has sent of it, by peer id."""
-        terms, clients = self._secrecy.terms, play.of(hashes)
-        mean = terms.encoding.decode(total, len(clients))
-        vector = torch.from_numpy(mean.vector.astype(np.float32)).add_(self._secrecy.rule.down.vector(ask.params))
-        contributions = (Contribution(seat_of(peer), peer.id, hashes[peer.id].hex(), 1.0) for peer in clients)
-        return Collected(
-            vector,
-            len(clients),
-            round(mean.weight * terms.most_examples),
-            mean.loss,
-            tuple(contributions) if self.certify else (),
-            metrics={"clipped": mean.clipped},
-        )

@@ -68,7 +68,7 @@ def test_a_rule_is_taken_if_its_updates_are_models(course: str) -> None:
         with pytest.raises(ConfigError, match=f"course.privacy does not go with {course}, whose clients send more"):
             COURSES[course].play(at)
     else:
-        assert isinstance(COURSES[course].play(at)[0], COURSES[course].secret[0])
+        assert isinstance(COURSES[course].play(at)[0], COURSES[course].secret[CONSISTENT][0])
 
 
 def test_compression_does_not_go_with_it() -> None:

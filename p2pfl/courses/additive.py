@@ -53,7 +53,7 @@ def _schema(count: int, nbytes: int) -> Schema:
     return tuple(TensorSpec(str(place), "u8", (nbytes,)) for place in range(count))
 
 
-class AdditiveClients(SummedClients):
+class AdditiveClients(SummedClients[Adder]):
     """Clients whose updates are seen only in their sum, and who all have to stay for it."""
 
     async def _session(self, node: Node, cohort: Cohort, ask: Train) -> Collected:

@@ -85,7 +85,7 @@ class Play(Generic[AggregatorT]):
         return sorted((self.peers[peer_id] for peer_id in peer_ids), key=seat_of)
 
 
-class SummedClients(Clients, ABC):
+class SummedClients(Clients, ABC, Generic[AggregatorT]):
     """Clients whose updates are seen only in their sum, whatever kind of session makes it."""
 
     def __init__(
@@ -149,7 +149,7 @@ class SummedClients(Clients, ABC):
         )
 
 
-class SecretClients(SummedClients):
+class SecretClients(SummedClients[Aggregator]):
     """Clients whose updates are added up under masks."""
 
     async def _session(self, node: Node, cohort: Cohort, ask: Train) -> Collected:

@@ -66,7 +66,7 @@ PURE_CALLS = {  # at import, a module may make values; it may not do anything
     "dataclass_transform", "dataclasses.dataclass", "dataclasses.field", "datetime.timedelta", "dict", "field",
     "frozenset", "functools.lru_cache", "len", "logging.getLogger", "lru_cache", "max", "min", "np.dtype", "range",
     "re.compile", "struct.Struct", "threading.Lock", "time.get_clock_info", "tuple", "type", "tyro.conf.arg",
-    "Aead", "Course", "NodeSettings", "SessionLimits", "Versions",  # frozen dataclasses of our own
+    "Aead", "Course", "NodeSettings", "Ring", "SessionLimits", "Versions",  # frozen dataclasses of our own
     "mixing", "paced", "sampling", "starred",  # make a Course
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from types import TracebackType
@@ -69,9 +70,9 @@ class Display:
 
 
 def plain_console(*, stderr: bool = False) -> Console:
-    """Text as it is. Where no terminal says how wide it is, tables have the room that they need."""
+    """Text as it is. Where neither a terminal nor COLUMNS says how wide it is, tables have the room that they need."""
     console = Console(stderr=stderr, highlight=False, soft_wrap=True)
-    if not console.is_terminal:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _WIDE
     return console
 

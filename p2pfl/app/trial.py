@@ -27,6 +27,7 @@ from p2pfl.learn.partition import partition
 from p2pfl.learn.specs import DataSpec, MetricsSpec, ModelSpec, PartitionSpec, TrainSpec
 from p2pfl.node.settings import NodeSettings
 from p2pfl.privacy.account import Account
+from p2pfl.privacy.encoding import MOST_BITS
 from p2pfl.privacy.spec import PrivacySpec
 from p2pfl.sim.checkers import Evidence, Violation, check
 from p2pfl.sim.devices import DeviceSpec
@@ -87,6 +88,9 @@ class Trial:
         require(problem is None, f"topology: {self.course.name} cannot run on {self.topology!r}: {problem}")
         if (rounds := getattr(self.settings, "rounds", 0)) > _ROUNDS:
             object.__setattr__(self, "settings", replace(self.settings, rounds=min(rounds, _ROUNDS)))
+        if _conceals(self.settings) and self.privacy.plain:
+            finest = replace(self.settings.secagg, bits=MOST_BITS, clip=1.0, most_examples=_EXAMPLES)
+            object.__setattr__(self, "settings", replace(self.settings, secagg=finest))  # a trace must not be rounded
 
     @property
     def n(self) -> int:
@@ -102,8 +106,8 @@ class Trial:
     def bears(self) -> tuple[str, ...]:
         """The kinds of faults that it is to survive: whose disk must not forget has no part in its run if it does."""
         elects = getattr(self.settings, "coordinator", "fixed") == "elect"
-        conceals = getattr(self.settings, "privacy", "plain") != "plain"
-        return tuple(kind for kind in FAULTS if not (elects or conceals) or kind != "rot")
+        forgetful = elects or _conceals(self.settings)
+        return tuple(kind for kind in FAULTS if not forgetful or kind != "rot")
 
     @cached_property
     def ground(self) -> Ground:
@@ -213,3 +217,8 @@ class Trial:
         gc.collect()  # errors that nobody has asked for are told when their tasks are freed
         left = asyncio.all_tasks() - {asyncio.current_task()}
         history.leftovers += sorted(f"the task {task.get_name()} is left" for task in left)
+
+
+def _conceals(settings: Any) -> bool:
+    """Whether updates are added up in secret."""
+    return bool(getattr(settings, "privacy", "plain") != "plain")

@@ -61,7 +61,7 @@ def usurped(course: Course, server: type[SecretServer]) -> Course:
 class _Inconsistent(SecretClients):
     """Gives the model to one client of a cohort, the first, and to all others one that leaves no trace in the sum."""
 
-    async def _advertise(self, play: Play, ask: Train) -> None:
+    async def _advertise(self, play: Play[Aggregator], ask: Train) -> None:
         honest = play.aggregator
         play.aggregator = Aggregator(honest.session, self.up.numel, lambda peer, statement, signature: True)
         rule = self._secrecy.rule
@@ -100,7 +100,7 @@ class _DoubleReveal(SecretClients):
     all masks off its update. A confirmed set and a threshold of more than half of the holders stand against it.
     """
 
-    async def _reveal(self, play: Play) -> None:
+    async def _reveal(self, play: Play[Aggregator]) -> None:
         victim = min(play.survivors)
         owner = play.aggregator.roster.peers[victim]
         there, lost = play.survivors, [each for each in play.survivors if each != victim]

@@ -13,12 +13,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from p2pfl.courses.course import RoleState, as_tensor
 from p2pfl.courses.fedavg import FedAvgSettings, starred
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.parts import Parts
 from p2pfl.courses.rounds import RoundRules
-from p2pfl.courses.rules import Averaging, Rule, Trained, Training
+from p2pfl.courses.rules import Averaging, Owning, Rule, Trained, Training
 from p2pfl.errors import require
 from p2pfl.learn.data import Shard
 
@@ -45,27 +44,13 @@ class Holding(Averaging):
         return params
 
 
-class Alone(Training):
+class Alone(Owning):
     """The client's half of `local`: it goes on from its own model, and nothing goes up."""
-
-    stateful = True
-
-    def __init__(self) -> None:
-        self._own: Tensor | None = None
 
     async def train(self, learner: Learner, received: Tensor, round: int) -> Trained:
         found = await learner.fit(await self.personal(learner, learner.model.initial), round)
-        self._own = found.params
+        self.own = found.params
         return Trained(torch.zeros(_NOTHING), found.num_examples, found.loss)
-
-    async def personal(self, learner: Learner, served: Tensor) -> Tensor:
-        return served if self._own is None else self._own
-
-    def state(self) -> RoleState:
-        return {} if self._own is None else {"own": self._own}
-
-    def resume(self, state: RoleState) -> None:
-        self._own = as_tensor(state["own"]) if "own" in state else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -94,10 +94,12 @@ class Course:
     rotates: bool = False  # whether each round is led, and told of, by another seat
     privacy: tuple[str, ...] = ()  # the modes of the table [privacy] that it can do
     elected: tuple[type, ...] = ()  # every role that `play` may give where the settings have the coordinator elected
-    secret: tuple[type, ...] = ()  # every role that `play` may give where the settings have `privacy`
+    secret: Mapping[str, tuple[type, ...]] = field(default_factory=dict, hash=False)
+    """Every role that `play` may give where the settings have `privacy`, by what that is."""
 
     def cast(self, settings: Any = None) -> tuple[type, ...]:
         """The roles that there are with these settings, or with the default ones."""
         if getattr(settings, "coordinator", "fixed") == "elect":
             return self.elected
-        return self.roles if getattr(settings, "privacy", "plain") == "plain" else self.secret
+        mode = getattr(settings, "privacy", "plain")
+        return self.roles if mode == "plain" else self.secret.get(mode, ())

@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from p2pfl.courses.course import RoleState, as_tensor
 from p2pfl.courses.fedavg import FedAvgSettings, starred
 from p2pfl.courses.learner import Learner
-from p2pfl.courses.rules import Averaging, Rule, Trained, Training
+from p2pfl.courses.rules import Averaging, Owning, Rule, Trained
 from p2pfl.errors import require
 from p2pfl.learn.specs import TrainSpec
 
@@ -37,15 +36,13 @@ class DittoSettings(FedAvgSettings):
             require(getattr(self, name) >= 0, f"course.{name} is {getattr(self, name)}; it must not be negative")
 
 
-class Ditto(Training):
+class Ditto(Owning):
     """A client's half: its own model begins as the initial one. Who has never trained is served by the global one."""
-
-    stateful = True
 
     def __init__(self, train: TrainSpec) -> None:
         """`train`: how the own model is trained; `train.proximal` is the pull."""
         self._train = train
-        self._own: Tensor | None = None
+        super().__init__()
 
     async def train(self, learner: Learner, received: Tensor, round: int) -> Trained:
         own = await self.personal(learner, learner.model.initial)
@@ -53,17 +50,8 @@ class Ditto(Training):
         drift = (own - received).mul_(self._train.proximal)
         mine = await learner.fit(own, round, drift=drift, train=self._train, use="personal")
         trained = await super().train(learner, received, round)
-        self._own = mine.params
+        self.own = mine.params
         return trained
-
-    async def personal(self, learner: Learner, served: Tensor) -> Tensor:
-        return served if self._own is None else self._own
-
-    def state(self) -> RoleState:
-        return {} if self._own is None else {"own": self._own}
-
-    def resume(self, state: RoleState) -> None:
-        self._own = as_tensor(state["own"]) if "own" in state else None
 
 
 def _ditto(learner: Learner, settings: DittoSettings) -> Rule:

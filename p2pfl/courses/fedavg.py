@@ -16,6 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from p2pfl.council.council import Council
+from p2pfl.courses.additive import AdditiveClients
+from p2pfl.courses.additive_trainer import AdditiveTrainer
 from p2pfl.courses.best import Best
 from p2pfl.courses.coded import compressed
 from p2pfl.courses.course import Course, Place, RoleState, as_tensor, below, prefixed
@@ -28,9 +30,9 @@ from p2pfl.courses.messages import Finish, Train, number
 from p2pfl.courses.noised import COORDINATED, noised
 from p2pfl.courses.rounds import Clients, Collected, RoundRules
 from p2pfl.courses.rules import Rule, averaging
-from p2pfl.courses.secagg import Secrecy
+from p2pfl.courses.secagg import ADDITIVE, CONSISTENT, Secrecy
 from p2pfl.courses.secagg_clients import SecretClients
-from p2pfl.courses.secagg_trainer import SecretTrainer
+from p2pfl.courses.secagg_trainer import PledgedTrainer, SecretTrainer
 from p2pfl.courses.settings import FedAvgSettings
 from p2pfl.courses.trainer import Trainer
 from p2pfl.errors import CourseError, require
@@ -198,7 +200,7 @@ class Server(Leader):
         node.emit(CourseEnded(self._round, reason))
 
 
-class SecretServer(Server):
+class SummingServer(Server):
     """The fixed coordinator that sees no update, but only what they come to together."""
 
     def __init__(
@@ -213,10 +215,23 @@ class SecretServer(Server):
         self._secrecy = secrecy
         super().__init__(learner, settings, clients, stop, journal, secrecy.rule)
 
+
+class SecretServer(SummingServer):
+    """One whose clients mask their updates."""
+
     def _clients_of(
         self, seats: Iterable[int], learner: Learner, rules: RoundRules, rule: Rule | None, *, certify: bool
     ) -> Clients:
         return SecretClients(seats, rules, learner, self._secrecy, certify=certify)
+
+
+class AdditiveServer(SummingServer):
+    """One whose clients add up by shares."""
+
+    def _clients_of(
+        self, seats: Iterable[int], learner: Learner, rules: RoundRules, rule: Rule | None, *, certify: bool
+    ) -> Clients:
+        return AdditiveClients(seats, rules, learner, self._secrecy, certify=certify)
 
 
 class Elected(Leader):
@@ -255,7 +270,11 @@ class Candidate(Member):
         return Elected(self, term)
 
 
-_SECRET_ROLES = (SecretServer, SecretTrainer)
+_SECRET_ROLES = {
+    "secagg": (SecretServer, SecretTrainer),
+    CONSISTENT: (SecretServer, SecretTrainer),
+    ADDITIVE: (AdditiveServer, AdditiveTrainer),
+}
 
 
 def _play(place: Place) -> tuple[object, ...]:
@@ -299,12 +318,14 @@ def _cast(place: Place, plain: Rule, server: type[Server] = Server) -> tuple[obj
     return (server(place.learner, settings, clients, place.stop, place.journal, rule),)
 
 
-def _secret(place: Place, secrecy: Secrecy) -> SecretServer | SecretTrainer:
+def _secret(place: Place, secrecy: Secrecy) -> SummingServer | PledgedTrainer[Any]:
     """The server, or a client, that adds up in secret."""
     if place.seat:
-        return SecretTrainer(place.learner, 0, place.journal, secrecy, place.floors)
+        kind = AdditiveTrainer if secrecy.additive else SecretTrainer
+        return kind(place.learner, 0, place.journal, secrecy, place.floors)
     clients = place.topology.union.neighbors(0)
-    return SecretServer(secrecy, place.learner, place.settings, clients, place.stop, place.journal)
+    lead = AdditiveServer if secrecy.additive else SecretServer
+    return lead(secrecy, place.learner, place.settings, clients, place.stop, place.journal)
 
 
 def _needs(topology: Topology) -> str | None:
@@ -347,7 +368,7 @@ def starred(
     fits = compresses and server is Server  # then an update is made of the model that was sent last
     return Course(
         name, settings, (server, Trainer), play, _clients, "star", _needs, sleepers,
-        compresses=fits, secret=_SECRET_ROLES if server is Server else (), privacy=COORDINATED if fits else (),
+        compresses=fits, secret=_SECRET_ROLES if server is Server else {}, privacy=COORDINATED if fits else (),
     )  # fmt: skip
 
 

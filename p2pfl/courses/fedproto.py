@@ -24,7 +24,7 @@ from p2pfl.courses.fedavg import FedAvgSettings, starred
 from p2pfl.courses.fedrep import fit_frozen
 from p2pfl.courses.learner import Learner
 from p2pfl.courses.parts import Parts
-from p2pfl.courses.rules import Averaging, Rule, Trained, Training
+from p2pfl.courses.rules import Averaging, Owning, Rule, Trained
 from p2pfl.errors import require
 from p2pfl.learn.prototypes import Prototyped, prototyped
 from p2pfl.learn.specs import TrainSpec
@@ -71,14 +71,12 @@ class Meeting(Averaging):
         self._prototypes, self._known = as_tensor(state["prototypes"]), as_tensor(state["known"])
 
 
-class Showing(Training):
+class Showing(Owning):
     """The client's half: what goes up is each class's sum and its number, both over the number of all examples."""
-
-    stateful = True
 
     def __init__(self, model: Prototyped) -> None:
         self._model = model
-        self._own: Tensor | None = None
+        super().__init__()
 
     async def train(self, learner: Learner, received: Tensor, round: int) -> Trained:
         model = self._model
@@ -87,7 +85,7 @@ class Showing(Training):
         found = await fit_frozen(learner, model.pulled, start, round)
         own, _ = model.unpack(found.params)
         up = torch.cat((await self._sums(learner, own), _shares(learner, model.classes)))
-        self._own = own
+        self.own = own
         return Trained(up, found.num_examples, found.loss)
 
     async def _sums(self, learner: Learner, params: Tensor) -> Tensor:
@@ -95,15 +93,6 @@ class Showing(Training):
         start = model.pack(params, torch.zeros(model.classes * model.width), torch.ones(model.classes))
         found = await fit_frozen(learner, model.gathering, start, 0, train=step, use="prototypes")
         return model.unpack(found.params)[1].flatten()
-
-    async def personal(self, learner: Learner, served: Tensor) -> Tensor:
-        return served if self._own is None else self._own
-
-    def state(self) -> RoleState:
-        return {} if self._own is None else {"own": self._own}
-
-    def resume(self, state: RoleState) -> None:
-        self._own = as_tensor(state["own"]) if "own" in state else None
 
 
 def _shares(learner: Learner, classes: int) -> Tensor:

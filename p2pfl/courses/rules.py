@@ -32,7 +32,7 @@ from p2pfl.learn.data import Shard
 from p2pfl.learn.evaluate import Evaluation
 from p2pfl.wire.tensor import Tensors
 
-__all__ = ["Averaging", "Carrying", "Central", "Local", "Rule", "Trained", "Training", "averaging"]
+__all__ = ["Averaging", "Carrying", "Central", "Local", "Owning", "Rule", "Trained", "Training", "averaging"]
 
 
 class Trained(NamedTuple):
@@ -178,6 +178,24 @@ class Carrying(Training):
 
     def resume(self, state: RoleState) -> None:
         self._memory = as_tensor(state["memory"])
+
+
+class Owning(Training):
+    """A client that has a model of its own from its first training on, and is served by it. It sets `own`."""
+
+    stateful = True
+
+    def __init__(self) -> None:
+        self.own: Tensor | None = None
+
+    async def personal(self, learner: Learner, served: Tensor) -> Tensor:
+        return served if self.own is None else self.own
+
+    def state(self) -> RoleState:
+        return {} if self.own is None else {"own": self.own}
+
+    def resume(self, state: RoleState) -> None:
+        self.own = as_tensor(state["own"]) if "own" in state else None
 
 
 def averaging(learner: Learner) -> Rule:

@@ -24,6 +24,7 @@ from p2pfl.crypto.signing import Signer
 from p2pfl.errors import ConfigError, RemoteProtocolError, require
 from p2pfl.node.events import Event
 from p2pfl.node.node import Node
+from p2pfl.privacy.additive import MOST_CLIENTS
 from p2pfl.privacy.distributed import Distributed
 from p2pfl.privacy.encoding import Encoding, Mean, Words
 from p2pfl.privacy.noise import Keyed, Source, source_of
@@ -34,13 +35,14 @@ from p2pfl.wire.message import Message, Request
 from p2pfl.wire.tensor import Schema, Tensors, TensorSpec
 
 __all__ = [
-    "CONSISTENT", "PRIVACY", "AggregationFailed", "AggregationLeft", "Confirm", "Confirmation", "Enlist", "Given",
-    "Keys", "Mask", "Masked", "Reveal", "SecAggSpec", "Secrecy", "Seeds", "Share", "Shares", "digest", "distributed",
-    "signer_of", "unhurried",
+    "ADDITIVE", "CONSISTENT", "PRIVACY", "AggregationFailed", "AggregationLeft", "Confirm", "Confirmation", "Enlist",
+    "Given", "Keys", "Mask", "Masked", "Reveal", "SecAggSpec", "Secrecy", "Seeds", "Share", "Shares", "digest",
+    "distributed", "signer_of", "unhurried",
 ]  # fmt: skip
 
-PRIVACY = ("plain", "secagg", "secagg+consistency")
+PRIVACY = ("plain", "secagg", "secagg+consistency", "additive")
 CONSISTENT = "secagg+consistency"
+ADDITIVE = "additive"
 _MOST_CLIENTS = 600  # of one session: the list of them must fit into a head
 _LEAST_CLIENTS = 3
 _HASHED_AT_ONCE = 1 << 20  # bytes, in less than a millisecond
@@ -202,8 +204,12 @@ class Secrecy:
             place.compress.plain, "[compress] does not go with course.privacy: sums need whole vectors; leave it out"
         )
         clients = len(place.topology.union.neighbors(0)) if place.topology.n > 1 else 0
-        resilience = Resilience(spec.adversaries, spec.dropouts, settings.privacy == CONSISTENT)
-        _check_size(settings.rules, clients, resilience)
+        additive = settings.privacy == ADDITIVE
+        if additive:  # nobody may be lost, and nobody has shares of another's keys
+            resilience = Resilience(0.0, 0.0, active=False)
+        else:
+            resilience = Resilience(spec.adversaries, spec.dropouts, settings.privacy == CONSISTENT)
+        _check_size(settings.rules, clients, resilience, MOST_CLIENTS if additive else _MOST_CLIENTS)
         weighed = spec.most_examples if settings.rules.by_examples else 0
         schema = f"{learner.model.layout.digest}/{rule.up.numel}"
         encoding: Encoding | Distributed = Encoding(spec.bits, spec.clip, spec.most_loss)
@@ -214,8 +220,13 @@ class Secrecy:
             encoding = distributed(settings, place.privacy, clients, rule.up.numel, multiplier)
             encoding.ring(clients)  # raises if there is none
             noise = source_of(place.privacy.deterministic_noise, learner.seed, "shares of noise", learner.seat)
-        terms = Terms(encoding, resilience, clients, weighed, schema)
+        terms = Terms(encoding, resilience, clients, weighed, schema, wide=additive)
         return cls(rule, terms, place.journal.run if place.journal is not None else "", noise)
+
+    @property
+    def additive(self) -> bool:
+        """Whether updates are split into shares, and not masked."""
+        return self.terms.wide
 
     @property
     def size(self) -> int:
@@ -273,9 +284,9 @@ def distributed(settings: Any, spec: PrivacySpec, clients: int, numel: int, mult
     """
     rules, secagg = settings.rules, settings.secagg
     require(
-        settings.privacy != "plain",
-        "privacy.mode is 'ddp', whose noise protects a sum and no update alone, and course.privacy is 'plain'; set "
-        "course.privacy to 'secagg' or 'secagg+consistency', or privacy.mode to 'ldp'",
+        settings.privacy in ("secagg", CONSISTENT),
+        f"privacy.mode is 'ddp', whose noise is in sums of masked updates, and course.privacy is {settings.privacy!r}; "
+        "set course.privacy to 'secagg' or 'secagg+consistency', or privacy.mode to another",
     )
     least = min(rules.enough(clients), rules.asked(clients))
     return Distributed(numel, least, spec.clip, multiplier, secagg.bits, secagg.dropouts, secagg.adversaries)
@@ -292,7 +303,7 @@ def _check_rule(name: str, rule: Rule, *, clipped: bool) -> None:
     )
 
 
-def _check_size(rules: RoundRules, clients: int, resilience: Resilience) -> None:
+def _check_size(rules: RoundRules, clients: int, resilience: Resilience, most: int) -> None:
     """Raise ConfigError unless the cohorts that the rules ask for can add up in secret, all of them and a quorum."""
     asked, enough = rules.asked(clients), min(rules.enough(clients), rules.asked(clients))
     require(
@@ -301,8 +312,8 @@ def _check_size(rules: RoundRules, clients: int, resilience: Resilience) -> None
         "course.fraction or course.quorum, or have more clients",
     )
     require(
-        asked <= _MOST_CLIENTS,
-        f"a round asks {asked} clients, and at most {_MOST_CLIENTS} can add up in secret; lower course.fraction",
+        asked <= most,
+        f"a round asks {asked} clients, and at most {most} can add up in secret; lower course.fraction",
     )
     for count in (asked, enough):
         plan(count, resilience)

@@ -6,7 +6,9 @@ round has no update; there is no other way to have one.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -37,21 +39,34 @@ from p2pfl.journal.certificate import Contribution
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
 from p2pfl.node.replies import Replies
+from p2pfl.privacy.encoding import Words
 from p2pfl.privacy.secagg import Advert, Dealt, Revealed, Session
 from p2pfl.privacy.secagg_server import Aggregator
 from p2pfl.wire.message import Request
 
-__all__ = ["Play", "SecretClients"]
+__all__ = ["Play", "SecretClients", "SummedClients"]
 
 _NONCE_BYTES = 16
 _Take = Callable[[Peer, ReplyT, float], Awaitable[None]]
 """Takes an answer, which came after so many seconds."""
 
 
-class Play:
+class Enlists(Protocol):
+    """A coordinator's side of a session, of which the first stage is to take keys."""
+
+    session: Session
+
+    def enlist(self, peer: str, advert: Advert) -> None:
+        """Take a client's keys."""
+
+
+AggregatorT = TypeVar("AggregatorT", bound=Enlists)
+
+
+class Play(Generic[AggregatorT]):
     """One session that is under way."""
 
-    def __init__(self, node: Node, aggregator: Aggregator, peers: Iterable[Peer]) -> None:
+    def __init__(self, node: Node, aggregator: AggregatorT, peers: Iterable[Peer]) -> None:
         self.node = node
         self.aggregator = aggregator
         self.peers = {peer.id: peer for peer in peers}
@@ -70,8 +85,8 @@ class Play:
         return sorted((self.peers[peer_id] for peer_id in peer_ids), key=seat_of)
 
 
-class SecretClients(Clients):
-    """Clients whose updates are seen only in their sum."""
+class SummedClients(Clients, ABC, Generic[AggregatorT]):
+    """Clients whose updates are seen only in their sum, whatever kind of session makes it."""
 
     def __init__(
         self, seats: Iterable[int], rules: RoundRules, learner: Learner, secrecy: Secrecy, *, certify: bool = False
@@ -92,25 +107,24 @@ class SecretClients(Clients):
         finally:
             await self.dismiss(node, cohort.peers)
 
+    @abstractmethod
     async def _session(self, node: Node, cohort: Cohort, ask: Train) -> Collected:
-        signer, secrecy = signer_of(node), self._secrecy
-        model = await self.learner.digest(secrecy.rule.down.vector(ask.params))
-        session = Session(secrecy.run, ask.round, signer.draw(_NONCE_BYTES).hex(), model, secrecy.terms)
-        play = Play(node, Aggregator(session, secrecy.rule.up.numel, signer.verifies), cohort.peers)
-        await self._advertise(play, ask)
-        await self._share(play)
-        await self._mask(play)
-        if secrecy.terms.resilience.active:
-            await self._confirm(play)
-        await self._reveal(play)
-        return await self._add_up(play, ask)
+        """The mean of a session. Raises AggregationAborted, or RemoteProtocolError, where there is none."""
 
-    async def _ask(self, play: Play, requests: Mapping[Peer, Request[ReplyT]], take: _Take[ReplyT]) -> None:
+    async def _begin(self, node: Node, ask: Train) -> Session:
+        """A session for the round that is asked for."""
+        model = await self.learner.digest(self._secrecy.rule.down.vector(ask.params))
+        nonce = signer_of(node).draw(_NONCE_BYTES).hex()
+        return Session(self._secrecy.run, ask.round, nonce, model, self._secrecy.terms)
+
+    async def _ask(
+        self, play: Play[AggregatorT], requests: Mapping[Peer, Request[ReplyT]], take: _Take[ReplyT]
+    ) -> None:
         """A stage behind the first: all who are left are waited for, since each that is lost costs the others."""
         replies = Replies(play.node, requests, self.patience(play.node))
         await self._gather(replies, play.node, play.round, take, len(requests))
 
-    async def _advertise(self, play: Play, ask: Train) -> None:
+    async def _advertise(self, play: Play[AggregatorT], ask: Train) -> None:
         async def take(peer: Peer, keys: Keys, _: float) -> None:
             play.aggregator.enlist(peer.id, Advert(peer.id, keys.keys, keys.signature))
 
@@ -119,7 +133,39 @@ class SecretClients(Clients):
         enough = min(self.rules.enough(self.total), len(play.peers))
         await self._gather(replies, play.node, play.round, take, enough)
 
-    async def _share(self, play: Play) -> None:
+    def _collected(self, play: Play[AggregatorT], total: Words, hashes: Mapping[str, bytes], ask: Train) -> Collected:
+        """What a sum comes to. `hashes`: of what each client has sent of it, by peer id."""
+        secrecy, clients = self._secrecy, play.of(hashes)
+        mean = secrecy.decode(total, len(clients), play.aggregator.session)
+        reference = secrecy.reference(secrecy.rule.down.vector(ask.params))
+        vector = torch.from_numpy(mean.vector.astype(np.float32)).add_(reference)
+        contributions = (Contribution(seat_of(peer), peer.id, hashes[peer.id].hex(), 1.0) for peer in clients)
+        return Collected(
+            vector,
+            len(clients),
+            round(mean.weight * secrecy.terms.most_examples),
+            mean.loss,
+            tuple(contributions) if self.certify else (),
+            metrics={"clipped": mean.clipped},
+        )
+
+
+class SecretClients(SummedClients[Aggregator]):
+    """Clients whose updates are added up under masks."""
+
+    async def _session(self, node: Node, cohort: Cohort, ask: Train) -> Collected:
+        session = await self._begin(node, ask)
+        aggregator = Aggregator(session, self._secrecy.rule.up.numel, signer_of(node).verifies)
+        play = Play(node, aggregator, cohort.peers)
+        await self._advertise(play, ask)
+        await self._share(play)
+        await self._mask(play)
+        if self._secrecy.terms.resilience.active:
+            await self._confirm(play)
+        await self._reveal(play)
+        return await self._add_up(play, ask)
+
+    async def _share(self, play: Play[Aggregator]) -> None:
         async def take(peer: Peer, shares: Shares, _: float) -> None:
             play.aggregator.deal(peer.id, Dealt(shares.commitment, shares.sealed, shares.signature))
 
@@ -127,7 +173,7 @@ class SecretClients(Clients):
         ask = Share(play.nonce, [(each.peer, each.keys, each.signature) for each in adverts])
         await self._ask(play, dict.fromkeys(play.of(advert.peer for advert in adverts), ask), take)
 
-    async def _mask(self, play: Play) -> None:
+    async def _mask(self, play: Play[Aggregator]) -> None:
         async def take(peer: Peer, masked: Masked, _: float) -> None:
             words = self._secrecy.words(masked.words)
             play.aggregator.add(peer.id, words, await digest(words), masked.signature)
@@ -138,14 +184,14 @@ class SecretClients(Clients):
         await self._ask(play, asks, take)
         play.survivors = play.aggregator.close_sum()
 
-    async def _confirm(self, play: Play) -> None:
+    async def _confirm(self, play: Play[Aggregator]) -> None:
         async def take(peer: Peer, confirmation: Confirmation, _: float) -> None:
             play.aggregator.confirm(peer.id, confirmation.signature)
 
         ask = Confirm(play.nonce, play.survivors)
         await self._ask(play, dict.fromkeys(play.of(play.aggregator.survivors), ask), take)
 
-    async def _reveal(self, play: Play) -> None:
+    async def _reveal(self, play: Play[Aggregator]) -> None:
         async def take(peer: Peer, seeds: Seeds, _: float) -> None:
             play.aggregator.reveal(peer.id, Revealed(seeds.own, seeds.mask, seeds.signature))
 
@@ -155,29 +201,15 @@ class SecretClients(Clients):
         }
         await self._ask(play, asks, take)
 
-    async def _add_up(self, play: Play, ask: Train) -> Collected:
+    async def _add_up(self, play: Play[Aggregator], ask: Train) -> Collected:
         """What all stages come to."""
-        aggregator, secrecy = play.aggregator, self._secrecy
+        aggregator = play.aggregator
         try:
             await unhurried(aggregator.unmasking())
         finally:
             for peer_id, what in aggregator.culprits.items():
                 self.missed(play.node, play.round, play.peers[peer_id], AggregationAborted(what), 0.0)
-        survivors = play.of(aggregator.survivors)
-        mean = secrecy.decode(aggregator.unmask(), len(survivors), aggregator.session)
-        for peer in survivors:
-            if peer.id not in aggregator.culprits:
-                self._welcome(play.node, peer, play.round)
-        reference = secrecy.reference(secrecy.rule.down.vector(ask.params))
-        vector = torch.from_numpy(mean.vector.astype(np.float32)).add_(reference)
-        contributions = (
-            Contribution(seat_of(peer), peer.id, aggregator.masked[peer.id].hex(), 1.0) for peer in survivors
-        )
-        return Collected(
-            vector,
-            len(survivors),
-            round(mean.weight * secrecy.terms.most_examples),
-            mean.loss,
-            tuple(contributions) if self.certify else (),
-            metrics={"clipped": mean.clipped},
-        )
+        total = aggregator.unmask()
+        for peer in play.of(aggregator.survivors - aggregator.culprits.keys()):
+            self._welcome(play.node, peer, play.round)
+        return self._collected(play, total, aggregator.masked, ask)

@@ -86,7 +86,7 @@ class FedAvgSettings:
     costs a pass over each update."""
     privacy: str = "plain"
     """`plain`: the server sees the update of each client; `secagg`: it sees only their sum, if it follows the protocol;
-    `secagg+consistency`: and even if it does not."""
+    `secagg+consistency`: and even if it does not; `additive`: so do at most 16 clients, of whom none may be lost."""
     secagg: SecAggSpec = field(default_factory=SecAggSpec)
 
     def __post_init__(self) -> None:

@@ -127,17 +127,19 @@ class Distributed:
             yield
         exact *= self.scale
         _, most = rounded_sensitivity(self.clip, self.scale, self.dim)
+        chunks = [slice(start, start + _CHUNK) for start in range(0, self.dim, _CHUNK)]
         rounded, length = torch.empty_like(exact), math.inf
         while length > most:
             squares = 0.0
-            for into, part in zip(rounded.split(_CHUNK), exact.split(_CHUNK), strict=True):
-                into.copy_(part + uniform(source, len(part))).floor_()
-                squares += float(into.square().sum())
+            for chunk in chunks:
+                part = torch.floor(exact[chunk] + uniform(source, len(exact[chunk])))
+                rounded[chunk] = part
+                squares += float(part.square().sum())
                 yield
             length = math.sqrt(squares)
-        for start, part in zip(range(0, self.dim, _CHUNK), rounded.split(_CHUNK), strict=True):
-            noise = skellam_noise(source, len(part), self.local_variance * self.scale**2)
-            words[start : start + len(part)] = (part.long() + noise).numpy().astype(words.dtype)  # modulo the ring
+        for chunk in chunks:
+            noise = skellam_noise(source, len(rounded[chunk]), self.local_variance * self.scale**2)
+            words[chunk] = (rounded[chunk].long() + noise).numpy().astype(words.dtype)  # modulo the ring
             yield
 
     def encode(self, update: Tensor, key: bytes, source: Source) -> Words:

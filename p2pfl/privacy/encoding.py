@@ -20,13 +20,15 @@ import numpy.typing as npt
 from p2pfl.crypto.drg import random_stream
 from p2pfl.errors import RemoteProtocolError, require
 
-__all__ = ["FIGURES", "Encoding", "Mean", "Ring", "Words"]
+__all__ = ["FIGURES", "MOST_BITS", "Encoding", "Mean", "Ring", "Words"]
 
 Words = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 FIGURES = 3
 """Entries before those of the vector."""
 _BITS = range(8, 25)
+MOST_BITS = _BITS[-1]
+"""Of an entry."""
 _CHUNK = 1 << 16  # entries that are encoded at once: what is computed with stays in the cache
 _DITHER_BYTES = 4  # for each entry
 

@@ -68,17 +68,19 @@ class Terms:
     """That a client's update is weighed by; 0: all weigh the same."""
     schema: str
     """What the tensors are."""
+    wide: bool = False
+    """Whether sums are made modulo 2^64 even where they fit below 2^32."""
     digest: str = field(init=False, repr=False, compare=False)
     """The same for the same terms only."""
 
     def __post_init__(self) -> None:
-        said = [self.encoding, self.resilience, self.most_clients, self.most_examples, self.schema]
+        said = [self.encoding, self.resilience, self.most_clients, self.most_examples, self.schema, self.wide]
         object.__setattr__(self, "digest", hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest())
 
     @property
     def ring(self) -> Ring:
         """Where the sum of them all does not wrap around."""
-        return self.encoding.ring(self.most_clients)
+        return Ring(64) if self.wide else self.encoding.ring(self.most_clients)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,10 @@ COURSES = {
         "course": {"name": "fedavg", "privacy": "secagg", "secagg": {"most_examples": 50}},
         "topology": {"n": 6},
     },
+    "additive": {
+        "course": {"name": "fedavg", "privacy": "additive", "secagg": {"most_examples": 50}},
+        "topology": {"n": 6},
+    },
     "fedopt": {"course": {"name": "fedopt", "server_optimizer": "yogi", "fraction": 0.5}, "topology": {"n": 7}},
     "fedavgm": {"course": {"name": "fedavgm", "server_lr": 0.5}, "topology": {"n": 4}},
     "diloco": {

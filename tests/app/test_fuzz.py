@@ -58,6 +58,12 @@ def test_a_sound_course_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "3 of 3 runs, of which 0 failed" in said
 
 
+def test_what_is_added_up_in_secret_is_traced_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the file's own settings traces would be rounded away."""
+    assert main(["fuzz", str(Path(__file__).parents[2] / "examples" / "additive.toml"), "--seeds", "3"]) == 0
+    assert "3 of 3 runs, of which 0 failed" in capsys.readouterr().out
+
+
 def test_a_course_file_is_tried_on_its_own_topology(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "course.toml"
     path.write_text('[course]\nname = "dpsgd"\nrounds = 1\n[topology]\nfamily = "ring"\nn = 3\n')

@@ -50,7 +50,8 @@ from tests.courses.kit import check_course
 
 COMPRESS = CompressSpec(UpSpec(select="top-k", values="qsgd", bits=4), DownSpec(values="uniform"))
 COMPRESSED = replace(FEDAVG, play=lambda place: FEDAVG.play(replace(place, compress=COMPRESS)))
-SECRET = replace(FEDAVG, roles=FEDAVG.secret)
+SECRET = replace(FEDAVG, roles=FEDAVG.secret[CONSISTENT])
+ADDITIVE = replace(FEDAVG, roles=FEDAVG.secret["additive"])
 
 COURSES = {
     "choco": (
@@ -78,6 +79,7 @@ COURSES = {
         FedAvgSettings(rounds=3, privacy=CONSISTENT, fraction=0.7, weights="equal"),
         build("star", 7),
     ),
+    "fedavg, additive": (ADDITIVE, FedAvgSettings(rounds=3, privacy="additive"), build("star", 5)),
     "fedavg, oort": (FEDAVG, FedAvgSettings(rounds=3, fraction=0.5, sampler="oort"), build("star", 7)),
     "fedbuff": (FEDBUFF, FedBuffSettings(rounds=3, goal=2, concurrency=3), build("star", 6)),
     "fedbuff, time": (

@@ -367,7 +367,8 @@ def test_relatives_of_fedavg_share_noise_too(name: str) -> None:
 @pytest.mark.parametrize(
     ("mode", "course", "sentence"),
     [
-        ("ddp", {}, "no update alone, and course.privacy is 'plain'; set course.privacy to 'secagg' or"),
+        ("ddp", {}, "sums of masked updates, and course.privacy is 'plain'; set course.privacy to 'secagg' or"),
+        ("ddp", {"privacy": "additive"}, "and course.privacy is 'additive'; set course.privacy to 'secagg' or"),
         ("cdp", SECRET, "noise does not come in shares; set privacy.mode to 'ddp', or course.privacy to 'plain'"),
         ("ldp", SECRET, "noise does not come in shares; set privacy.mode to 'ddp', or course.privacy to 'plain'"),
         ("ddp", {**SECRET, "weights": "examples"}, "updates must weigh the same; set course.weights to 'equal'"),

@@ -76,7 +76,7 @@ def test_a_rule_is_taken_if_its_updates_are_models(course: str) -> None:
         with pytest.raises(ConfigError, match=f"course.privacy does not go with {course}, whose clients send more"):
             COURSES[course].play(at)
     else:
-        assert isinstance(COURSES[course].play(at)[0], COURSES[course].secret[0])
+        assert isinstance(COURSES[course].play(at)[0], COURSES[course].secret[CONSISTENT][0])
 
 
 def test_compression_does_not_go_with_it() -> None:
@@ -124,7 +124,7 @@ def test_noise_is_counted_on_from_the_quorum_that_is_there_and_honest() -> None:
     assert found == Distributed(100, 8, 0.5, 2.0, 20, 0.2, 0.1)
     assert found.local_variance == pytest.approx(1.0 / 6)  # of 8, 5.6 are counted on
     with pytest.raises(
-        ConfigError, match=r"set course.privacy to 'secagg' or 'secagg\+consistency', or privacy.mode to"
+        ConfigError, match=r"set course.privacy to 'secagg' or 'secagg\+consistency', or privacy.mode to another"
     ):
         distributed(FedAvgSettings(), spec, 20, 100, 2.0)
 

@@ -125,7 +125,7 @@ class Table:
 async def test_updates_and_scores_in_the_clear_are_refused_and_told() -> None:
     table = Table()
     params = table.secrecy.rule.down.tensors(table.params)
-    for ask, what in ((Train(0, params), "update"), (Evaluate(0, params), "score")):
+    for ask, what in ((Train(0, params), "update"), (Evaluate(0, params, each=False), "score")):
         with pytest.raises(AggregationAborted, match=r"course.privacy forbids it"):
             await table.ask(1, ask)
         assert table.alarms(1)[-1] == f"we were asked for our {what} in the clear"

@@ -311,7 +311,10 @@ async def test_dialling_back_pins_nobody(doctor: Any, home: Path) -> None:
     assert not (home / "pins.json").exists()
 
 
-async def test_people_get_a_table_and_sentences(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_people_get_a_table_and_sentences(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     port = closed_port()
     async with patient(course="a" * 32) as hub:
         for address, code in ((hub.addresses[0], 0), (f":{port}", 1)):

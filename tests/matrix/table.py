@@ -73,8 +73,8 @@ COURSES: Mapping[str, Line] = {
     "powergossip": Line("ring", 4, {"rank": 2}),
     "jwins": Line("one-peer-exponential", 4),
     "epidemic": Line("full", 4, {"fanout": 2, "wait_seconds": 0.1}, in_step=False),
-    "plexus": Line("full", 4, {"sample": 2, "patience_seconds": 0.5, "wait_seconds": 0.3}),
-    "teleportation": Line("full", 4, {"sample": 3, "patience_seconds": 0.5, "wait_seconds": 0.3}),
+    "plexus": Line("full", 4, {"sample": 2, "patience_seconds": 0.5, "wait_seconds": 0.3}, in_step=False),
+    "teleportation": Line("full", 4, {"sample": 3, "patience_seconds": 0.5, "wait_seconds": 0.3}, in_step=False),
     "pushsum": Line("exponential", 5),
     "gossip-learning": Line("full", 4, {"account": "randomized", "period_seconds": 0.1}, UNEQUAL, in_step=False),
     "pens": Line(

@@ -89,7 +89,7 @@ def compare(name: str, seeds: Sequence[int]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m tests.benchmarks.compare", description=__doc__)
     parser.add_argument("studies", nargs="*", default=list(STUDIES), help=f"of {', '.join(STUDIES)}; default all")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6, 7, 8])
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     for name in options.studies:

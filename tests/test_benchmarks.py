@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from p2pfl.app.build import prepare
+from p2pfl.app.config import from_mapping
+from p2pfl.app.simulate import simulate
+from p2pfl.sim.report import Round
+from tests.benchmarks import compare, rules
 from tests.benchmarks.flood import Survived, flood, lines
 from tests.benchmarks.simulation import hand
 from tests.benchmarks.simulation.__main__ import main
@@ -93,3 +100,19 @@ def test_a_flood_over_the_bound_is_told() -> None:
     _, within, over = lines(iter(found.items()), peers=10)
     assert within.split() == ["within", "42", "52", "42", "151", "ok", "9", "0.10"]
     assert "OVER" in over
+
+
+@pytest.mark.parametrize("group", [rules.COORDINATED, rules.GOSSIP], ids=["coordinated", "gossip"])
+def test_courses_whose_costs_are_compared_take_as_many_gradients(group: Mapping[str, object]) -> None:
+    worked = {name: simulate(prepare(from_mapping(rules.tables(name, 6, 4, 1)))).train_flops for name in group}
+    less = worked.pop("fedrep", None)  # of which a part is those of the head alone
+    assert len(set(worked.values())) == 1
+    assert less is None or less < worked["fedavg"]
+
+
+def test_the_first_round_that_reaches_a_target_is_what_it_took() -> None:
+    rounds = [Round(at, 2.5 * at, 0, 1, {"accuracy": accuracy}) for at, accuracy in ((1, 0.5), (2, 0.8), (3, 0.7))]
+    assert compare.cost(rounds, 0.7, "rounds") == 2
+    assert compare.cost(rounds, 0.7, "virtual seconds") == 5.0
+    assert compare.cost(rounds, 0.9, "rounds") == math.inf
+    assert compare.row("x", [2.0, math.inf, 2.5], 5.0) == "| x | 2 | never | 2.5 | 2.5 | 0.50 |"

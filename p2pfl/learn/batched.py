@@ -165,8 +165,12 @@ class _Cohort:
         self._store = store
         self._parts = parts
         self._descent = descent
-        self._first_dense = next(at for at, layer in enumerate(chain.layers) if isinstance(layer, Dense))
-        used = {at for layer in chain.layers if isinstance(layer, Dense) for at in (layer.weight, layer.bias)}
+        self._first_trained = next(
+            at
+            for at, layer in enumerate(chain.layers)
+            if isinstance(layer, Dense) and any(map(self._trains, layer.entries))
+        )
+        used = {at for layer in chain.layers if isinstance(layer, Dense) for at in layer.entries}
         self._idle = [part for at, part in enumerate(parts) if at not in used]
         self._clients = len(parts[0].weight)
 
@@ -182,26 +186,31 @@ class _Cohort:
         for layer in self._chain.layers:
             values.append(self._dense(layer, values[-1]) if isinstance(layer, Dense) else layer.forward(values[-1]))
         losses, d = objective(values[-1], targets)
-        for at in range(len(self._chain.layers) - 1, self._first_dense - 1, -1):
+        for at in range(len(self._chain.layers) - 1, self._first_trained - 1, -1):
             layer = self._chain.layers[at]
             if isinstance(layer, Activation):
                 d = layer.backward(d, values[at], values[at + 1])
                 continue
-            below = torch.bmm(d, self._parts[layer.weight].weight) if at > self._first_dense else d
+            below = torch.bmm(d, self._parts[layer.weight].weight) if at > self._first_trained else d
             self._update(layer, values[at], d)
             d = below
         for part in self._idle:
             self._descent.by_gradient(part, None)
         return losses
 
+    def _trains(self, entry: int) -> bool:
+        return entry < self._store.layout.trainable
+
     def _update(self, layer: Dense, x: Tensor, d: Tensor) -> None:
-        if layer.weight == self._store.turned:
+        if not self._trains(layer.weight):
+            pass
+        elif layer.weight == self._store.turned:
             self._descent.by_product(self._parts[layer.weight], x.transpose(1, 2), d)
         else:
             # With one output, the strides of a mere transpose would have torch choose its way by the number of clients.
             left = d.transpose(1, 2) if layer.outputs > 1 else d.reshape(len(d), 1, -1)
             self._descent.by_product(self._parts[layer.weight], left, x)
-        if layer.bias is not None:
+        if layer.bias is not None and self._trains(layer.bias):
             self._descent.by_gradient(self._parts[layer.bias], d.sum(1))
 
     def _dense(self, layer: Dense, x: Tensor) -> Tensor:

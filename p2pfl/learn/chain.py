@@ -34,6 +34,11 @@ class Dense:
     inputs: int
     outputs: int
 
+    @property
+    def entries(self) -> tuple[int, ...]:
+        """Of its weight, and of its bias if it has one."""
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
 
 @dataclass(frozen=True, slots=True)
 class Chain:
@@ -109,7 +114,7 @@ class _Trace:
         dense = [layer for layer in self.layers if isinstance(layer, Dense)]
         if not dense:
             raise _NoChain("it has no linear layer")
-        used = [at for layer in dense for at in (layer.weight, layer.bias) if at is not None]
+        used = [at for layer in dense for at in layer.entries]
         if len(set(used)) < len(used):
             raise _NoChain("a linear layer is called twice, or shares its weight")
         if any(layer.inputs == 1 for layer in dense):  # the bits of torch's products of this shape depend on the batch

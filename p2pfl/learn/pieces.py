@@ -76,8 +76,9 @@ def frozen(model: Model, names: frozenset[str]) -> Frozen:
     trained = [entry for entry in layout.entries[: layout.trainable] if entry.name not in names]
     rest = [entry for entry in layout.entries if entry not in trained]
     module = model.copy().module
-    for name in names.intersection(entry.name for entry in layout.entries[: layout.trainable]):
-        _freeze(module, name)
+    for entry in layout.entries[: layout.trainable]:
+        if entry.name in names:
+            _freeze(module, entry.name)
     pieces = [Pieces(layout, {entry.name for entry in entries}) for entries in (trained, rest)]
     entries, offset = [], 0
     for entry in (*trained, *rest):

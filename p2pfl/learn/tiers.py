@@ -22,11 +22,12 @@ from dataclasses import dataclass
 
 from p2pfl.errors import ConfigError
 from p2pfl.learn.batched import suits, together, width_of
-from p2pfl.learn.chain import Chain, chain_of
+from p2pfl.learn.chain import Chain, Dense, chain_of
 from p2pfl.learn.functional import fit_functional
 from p2pfl.learn.fused import fit_fused, large_layers
 from p2pfl.learn.model import Model
 from p2pfl.learn.own import fit_by_own, own_function
+from p2pfl.learn.params import Layout
 from p2pfl.learn.specs import TrainSpec
 from p2pfl.learn.train import Fit, FitResult, fit_plainly, training_loss
 
@@ -152,14 +153,22 @@ def _not_cohort(model: Model, spec: TrainSpec) -> str:
     if isinstance(chain, str):
         return chain
     smoothed = "label_smoothing is set" if spec.label_smoothing > 0 else ""
-    return _not_stateless(model) or _not_by_hand(spec) or smoothed
+    return _not_stateless(model, frozen=_only_frozen(model, chain)) or _not_by_hand(spec) or smoothed
 
 
-def _not_stateless(model: Model) -> str:
-    """Why the steps of several clients cannot be one computation."""
+def _only_frozen(model: Model, chain: Chain) -> bool:
+    """Whether all that does not train are weights of the chain, of which some do train."""
+    trainable, entries = model.layout.trainable, model.layout.entries
+    used = {at for layer in chain.layers if isinstance(layer, Dense) for at in layer.entries}
+    in_place = model.layout == Layout.of(model.module)  # by which the chain counts its entries
+    return in_place and min(used) < trainable and used.issuperset(range(trainable, len(entries)))
+
+
+def _not_stateless(model: Model, *, frozen: bool = False) -> str:
+    """Why the steps of several clients cannot be one computation. `frozen`: no step changes its buffers."""
     if model.draws:
         return "it draws random numbers"
-    return "it has buffers" if model.layout.trainable < len(model.layout.entries) else ""
+    return "it has buffers" if not frozen and model.layout.trainable < len(model.layout.entries) else ""
 
 
 def _not_fused(model: Model, spec: TrainSpec) -> str:

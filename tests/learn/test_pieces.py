@@ -3,18 +3,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 
 from p2pfl.learn.data import load_dataset
 from p2pfl.learn.model import Model, build_model
 from p2pfl.learn.pieces import Pieces, frozen, layers_of, matching
 from p2pfl.learn.specs import DataSpec, ModelSpec, TrainSpec
-from p2pfl.learn.tiers import fit_one
-from p2pfl.learn.train import Fit
+from p2pfl.learn.tiers import fit_all, fit_one, tier_of
+from p2pfl.learn.train import Fit, fit_plainly
 
 DIGITS = load_dataset(DataSpec(subsample=0.05), 0)
 MLP = build_model(ModelSpec("mlp", hidden=(6,)), DIGITS, 0)
 NAMES = [entry.name for entry in MLP.layout.entries]
 HEAD = frozenset({"3.weight", "3.bias"})
+BODY = frozenset({"1.weight", "1.bias"})
+PLAIN = TrainSpec(lr=0.3, batch_size=8)
+PULLED = TrainSpec(lr=0.1, batch_size=8, momentum=0.9, weight_decay=0.1, proximal=0.5)
 
 
 class Recurrent(nn.Module):
@@ -37,7 +41,7 @@ class Normalised(nn.Sequential):
 
 def bound(module):
     torch.manual_seed(0)
-    return Model.of(module(), nn.functional.cross_entropy, *DIGITS.batch(DIGITS.train_indices[:4]))
+    return Model.of(module(), functional.cross_entropy, *DIGITS.batch(DIGITS.train_indices[:4]))
 
 
 @given(st.sets(st.sampled_from(NAMES)))
@@ -88,6 +92,28 @@ def test_what_is_frozen_stays_to_the_last_bit_and_the_rest_trains(module, spec):
         ):
             moved = entry.name in names and entry.name not in ice
             assert torch.equal(before, after) != moved or entry.name not in names, entry.name
+
+
+@pytest.mark.parametrize("ice", [HEAD, BODY, {"1.weight", "3.bias"}], ids=["head", "body", "across"])
+@pytest.mark.parametrize("spec", [PLAIN, PULLED], ids=["plain", "pulled"])
+def test_a_chain_of_which_parts_are_frozen_is_trained_in_a_cohort_as_it_is_alone(ice, spec):
+    part = frozen(MLP, frozenset(ice))
+    start = part.enter(MLP.initial + 0.01)
+    fits = [Fit(start, part.model, DIGITS.train, spec, seed, drift=torch.ones_like(start)) for seed in (5, 6)]
+    assert tier_of(part.model, spec).name == "cohort"
+    trained = part.model.layout.trainable_numel
+    for fit, found in zip(fits, fit_all(fits), strict=True):
+        assert torch.equal(found.params[trained:], start[trained:])
+        assert torch.allclose(found.params, fit_plainly(fit).params, rtol=0, atol=1e-5)
+        assert torch.equal(found.params, fit_one(fit).params)
+
+
+def test_constants_of_another_kind_are_left_to_other_tiers():
+    """The chain counts entries as they lie in the module, and knows those of its linear layers alone."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    module[1].register_buffer("seen", torch.zeros(3))
+    model = Model.of(module, functional.cross_entropy, *DIGITS.batch(torch.arange(2)))
+    assert tier_of(frozen(model, frozenset({"1.bias"})).model, PLAIN).name == "plain"
 
 
 @pytest.mark.parametrize("module", [Recurrent, Normalised])

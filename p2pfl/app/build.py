@@ -20,6 +20,7 @@ from p2pfl.learn.data import Dataset, Shard, load_dataset
 from p2pfl.learn.entropy import Tally
 from p2pfl.learn.metrics import own_metric
 from p2pfl.learn.model import Model, build_model
+from p2pfl.learn.nodes import TrainSpecs
 from p2pfl.learn.partition import partition, partition_test
 from p2pfl.learn.specs import MetricsSpec
 from p2pfl.learn.tiers import Tier, tier_of
@@ -73,6 +74,12 @@ class Setup:
     tally: Tally = field(default_factory=Tally, compare=False)
     """Of what has come to the seats that were filled."""
     budgets: Budgets | None = None  # where what is learned of the seats is bounded
+    trains: TrainSpecs = field(init=False, compare=False)
+    """How each seat trains."""
+
+    def __post_init__(self) -> None:
+        trains = TrainSpecs.of(self.config.train, self.config.nodes, self.config.metrics.groups)
+        object.__setattr__(self, "trains", trains)
 
     @property
     def sleepers(self) -> Collection[int]:
@@ -112,7 +119,7 @@ class Setup:
             shard, validation = shard.split(holdout, config.seed, by_class=by_class)
         test, own_test = self.dataset.test, self.tests.get(seat)
         return Learner(
-            seat, config.seed, self.model, config.train, compute, shard, validation, test, own_test, config.metrics
+            seat, config.seed, self.model, self.trains[seat], compute, shard, validation, test, own_test, config.metrics
         )
 
     def roles(
@@ -194,6 +201,7 @@ def prepare(config: Config[Any], seat: int | None = None) -> Setup:
     topology = build_topology(config.topology, course)
     seats = course.learners(topology.union)
     _check_metrics(config.metrics, seats)
+    TrainSpecs.of(config.train, config.nodes, config.metrics.groups).check(seats)
     if config.partition.scheme == "own":
         setup = _own(config, course, topology, [s for s in seats if seat is None or s == seat], seat)
     else:
@@ -224,9 +232,10 @@ def _check_metrics(spec: MetricsSpec, seats: Sequence[int]) -> None:
 
 def _model(config: Config[Any], dataset: Dataset) -> Model:
     model = build_model(config.model, dataset, config.seed)
-    tier_of(model, config.train)  # raises if `train.tier` names one that cannot train it
-    if config.train.optimizer != "sgd":  # one step, or every client would find out by itself that it is misspelt
-        fit(model.initial, model, Shard(dataset, dataset.train_indices[:2]), replace(config.train, steps=1), seed=0)
+    for train in TrainSpecs.of(config.train, config.nodes, config.metrics.groups).different:
+        tier_of(model, train)  # raises if `train.tier` names one that cannot train it
+        if train.optimizer != "sgd":  # one step, or every client would find out by itself that it is misspelt
+            fit(model.initial, model, Shard(dataset, dataset.train_indices[:2]), replace(train, steps=1), seed=0)
     return model
 
 

@@ -24,6 +24,7 @@ from p2pfl.courses.arrays import ArrayTrainer
 from p2pfl.errors import ConfigError, CourseError
 from p2pfl.learn.arrays import ArrayLayout, vector_hash
 from p2pfl.learn.lookup import load_callable
+from p2pfl.learn.nodes import NodeSpec, TrainSpecs
 from p2pfl.learn.specs import TrainSpec
 from p2pfl.node.node import Node
 
@@ -85,10 +86,14 @@ class Client:
                 "and join with python -m p2pfl.node"
             )
         layout = ArrayLayout(course.layout)
-        train = msgspec.convert(tables["train"], TrainSpec)
+        train, nodes = (
+            msgspec.convert(tables["train"], TrainSpec),
+            msgspec.convert(tables["nodes"], dict[str, NodeSpec]),
+        )
+        trains = TrainSpecs.of(train, nodes, tables["metrics"]["groups"])
         for name, shape in layout.shapes.items():
             self._display.line(f"weights {name!r} {shape}")
-        return ArrayTrainer(self._fit, layout, train, seed=tables["seed"], score=self._score)
+        return ArrayTrainer(self._fit, layout, trains, seed=tables["seed"], score=self._score)
 
     def _report(self, course: CourseText, trainer: ArrayTrainer, seat: int) -> None:
         if trainer.params is None or trainer.weights is None:

@@ -9,9 +9,10 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
+import tyro
 
 from p2pfl.app.joining import agreed_hash
 from p2pfl.courses.adpsgd import ADPSGD
@@ -58,6 +59,7 @@ from p2pfl.courses.swift import SWIFT
 from p2pfl.courses.teleportation import TELEPORTATION
 from p2pfl.errors import ConfigError
 from p2pfl.learn.compression import CompressSpec
+from p2pfl.learn.nodes import NodeSpec, TrainSpecs
 from p2pfl.learn.specs import DataSpec, MetricsSpec, ModelSpec, Option, PartitionSpec, TrainSpec
 from p2pfl.privacy.spec import PrivacySpec
 from p2pfl.sim.availability import AvailabilitySpec
@@ -160,6 +162,8 @@ class Config(Generic[SettingsT]):
     partition: PartitionSpec = field(default_factory=PartitionSpec)
     model: ModelSpec = field(default_factory=ModelSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
+    nodes: Annotated[dict[str, NodeSpec], tyro.conf.Suppress] = field(default_factory=dict)
+    """Seats that train otherwise; see p2pfl/learn/nodes.py."""
     metrics: MetricsSpec = field(default_factory=MetricsSpec)
     compress: CompressSpec = field(default_factory=CompressSpec)
     privacy: PrivacySpec = field(default_factory=PrivacySpec)
@@ -225,7 +229,19 @@ def from_mapping(given: Mapping[str, Any]) -> Config[Any]:
     _known("", given, [*types, "world"])
     given = _with_profile(given)
     values = {section: _section(section, types[section], value) for section, value in given.items()}
-    return Config(**values)
+    config = Config(**values)
+    _check_nodes(config)
+    return config
+
+
+def _check_nodes(config: Config[Any]) -> None:
+    """Raises ConfigError for what [train] would not take either, and for seats that cannot be told."""
+    for name, node in config.nodes.items():
+        try:
+            _section("train", TrainSpec, {**msgspec.to_builtins(config.train), **node.train})
+        except ConfigError as error:
+            raise ConfigError(f"nodes.{name}: {error}") from error
+    TrainSpecs.of(config.train, config.nodes, config.metrics.groups)
 
 
 def _with_profile(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,6 +270,9 @@ def _section(name: str, kind: Any, value: Any) -> Any:
 
 def _tables(name: str, kind: Any, value: Any) -> None:
     """Raises ConfigError for a name that is not known, in a table or in one of the tables in it."""
+    if typing.get_origin(kind) is dict and isinstance(value, Mapping):
+        for key, inner in value.items():
+            _tables(f"{name}.{key}", typing.get_args(kind)[1], inner)
     if not dataclasses.is_dataclass(kind):
         return
     if not isinstance(value, Mapping):

@@ -182,7 +182,12 @@ def _callables(config: Config[Any]) -> tuple[tuple[str, str], ...]:
     """The fields of a course that may name code."""
     model, train = config.model, config.train
     own = (("metrics.own", path) for path in config.metrics.own)
-    return ("model.name", model.name), ("model.loss", model.loss), ("train.function", train.function), *own
+    others = (
+        (f"nodes.{name}.train.function", str(node.train.get("function", ""))) for name, node in config.nodes.items()
+    )
+    return (
+        ("model.name", model.name), ("model.loss", model.loss), ("train.function", train.function), *others, *own
+    )  # fmt: skip
 
 
 def _is_local(config: Config[Any]) -> bool:

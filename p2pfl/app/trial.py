@@ -11,6 +11,8 @@ from functools import cache, cached_property
 from random import Random
 from typing import Any
 
+from torch import nn
+
 from p2pfl.app.budgets import Budgets, budgets_of
 from p2pfl.app.config import Config
 from p2pfl.compute.inline import Inline
@@ -18,8 +20,9 @@ from p2pfl.compute.job import Compute
 from p2pfl.courses.course import Course, HoldsModel, Place, Resumes
 from p2pfl.courses.fedbuff import AsyncSettings
 from p2pfl.courses.learner import Learner
+from p2pfl.courses.partial import PartialSettings
 from p2pfl.courses.pushsum import Pusher
-from p2pfl.errors import require
+from p2pfl.errors import ConfigError, require
 from p2pfl.journal.journal import Journal
 from p2pfl.learn.data import Dataset, Shard, load_dataset
 from p2pfl.learn.model import Model, build_model
@@ -68,6 +71,13 @@ def settled_memory() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+class Layered(nn.Sequential):
+    """A model of which a part can stay at its client: the first layer, the last, or the normalisation between them."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 16), nn.LayerNorm(16), nn.Linear(16, outputs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +133,8 @@ class Trial:
 
     @cached_property
     def _model(self) -> Model:
-        return build_model(ModelSpec("logistic"), self.dataset, 0)
+        partial = isinstance(self.settings, PartialSettings)
+        return build_model(ModelSpec(f"{__name__}:Layered" if partial else "logistic"), self.dataset, 0)
 
     @cached_property
     def _shards(self) -> dict[int, Shard]:
@@ -133,7 +144,11 @@ class Trial:
 
     @cached_property
     def _plain(self) -> History:
-        return self.play(0, ())
+        """Raises ConfigError where the course refuses this model or these clients."""
+        played = self.play(0, ())
+        if isinstance(played.failure, ConfigError):
+            raise ConfigError(f"with the small model that a course is tried with, {played.failure}")
+        return played
 
     def violations(self, seed: int, faults: Sequence[Fault]) -> tuple[list[Violation], History]:
         """Let these faults happen, and see what does not hold. `seed` rules network, devices and disks."""

@@ -44,6 +44,8 @@ class Ray:
     them have died of raises ComputeError. What was broadcast stays in the cluster until `close`.
     """
 
+    examples_per_second = None  # nobody knows before it is measured
+
     def __init__(self, address: str = "", workers: int = 0) -> None:
         """`address`: as `ray.init` takes it, such as "auto"; empty: a cluster on this machine, unless Ray has been
         initialised. `workers`: 0 for as many as the cluster has CPUs. Blocks until the cluster is there.

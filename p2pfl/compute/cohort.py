@@ -21,6 +21,8 @@ class Cohort:
     The loop stands still meanwhile: on a host with links to keep alive, `Threads` is the better choice.
     """
 
+    examples_per_second = None  # nobody knows before it is measured
+
     def __init__(self) -> None:
         self._asked: list[tuple[Job[Any], asyncio.Future[Any]]] = []  # in this turn
         self._closed = False

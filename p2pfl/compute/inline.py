@@ -15,6 +15,8 @@ ResultT = TypeVar("ResultT")
 class Inline:
     """Computes at once, one job after the other. On a host with links to keep alive, `Threads` is the better choice."""
 
+    examples_per_second = None  # nobody knows before it is measured
+
     def __init__(self) -> None:
         self._closed = False
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from p2pfl.learn.batches import Work
 from p2pfl.learn.data import Shard
 from p2pfl.learn.evaluate import Evaluation, evaluate
 from p2pfl.learn.model import Model
@@ -44,15 +46,28 @@ class FitJob(Fit):
 
     @property
     def examples(self) -> int:
-        size = len(self.shard)
-        passes = 2 if self.spec.sam_rho > 0 else 1  # the second at the point that is climbed to
         if self.spec.steps:
-            return passes * self.spec.steps * min(self.spec.batch_size, size)
-        return passes * self.spec.epochs * size
+            return self.spec.steps * self._per_batch
+        return self._passes * self.spec.epochs * len(self.shard)
 
     @property
     def result_bytes(self) -> int:
         return self.params.nbytes + (0 if self.memory is None else self.memory.nbytes)
+
+    def within(self, examples: float) -> FitJob:
+        """As many of its batches as cost so many `examples`: at least one, and at most all."""
+        if self.examples <= examples:
+            return self
+        fitting = max(1, math.floor(examples / self._per_batch + 1e-9))  # 0.3 * 100 is a little less than 30
+        return replace(self, spec=replace(self.spec, steps=min(fitting, Work.of(len(self.shard), self.spec).steps)))
+
+    @property
+    def _passes(self) -> int:
+        return 2 if self.spec.sam_rho > 0 else 1  # the second at the point that is climbed to
+
+    @property
+    def _per_batch(self) -> int:
+        return self._passes * min(self.spec.batch_size, len(self.shard))
 
     def __call__(self) -> FitResult:
         return fit_one(self)
@@ -85,6 +100,11 @@ class Compute(Protocol):
     @property
     def parallel(self) -> int:
         """How many jobs it can work on at once."""
+        ...
+
+    @property
+    def examples_per_second(self) -> float | None:
+        """How fast it is with one job, where that is known beforehand: see `Job.examples`."""
         ...
 
     async def run(self, job: Job[ResultT]) -> ResultT:

@@ -75,6 +75,10 @@ class _Watched:
     def parallel(self) -> int:
         return self._compute.parallel
 
+    @property
+    def examples_per_second(self) -> float | None:
+        return self._compute.examples_per_second
+
     async def run(self, job: Job[ResultT]) -> ResultT:
         result = await self._compute.run(job)
         await self._meter.note(job)

@@ -29,6 +29,8 @@ class Processes:
     process had when it died is done again; a job that two of them have died of raises ComputeError.
     """
 
+    examples_per_second = None  # nobody knows before it is measured
+
     def __init__(self, workers: int = 0) -> None:
         """`workers`: 0 for as many as there are CPUs to be had. Raises ConfigError where there is no Linux."""
         if sys.platform != "linux":

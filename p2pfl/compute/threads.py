@@ -20,6 +20,8 @@ class Threads:
     Jobs of one `Model` take turns on its module, so more workers pay off only where there are several models.
     """
 
+    examples_per_second = None  # nobody knows before it is measured
+
     def __init__(self, workers: int = 1) -> None:
         self._workers = Daemons(workers)
 

@@ -77,7 +77,8 @@ class Pair(Gossiping):
 
     async def run(self, node: Node) -> None:
         node.agree(self._learner.schema)
-        lead = await begin(node, self._learner, self._neighbors, self._round)
+        patience = self._settings.rejoin_seconds
+        lead = await begin(node, self._learner, self._neighbors, self._round, patience)
         if lead is not None:
             self._round, self.params = lead.round, lead.params
         while self._round < self._stop:

@@ -39,6 +39,7 @@ from p2pfl.courses.seeds import seed_of
 from p2pfl.errors import ComputeError, ConfigError, P2pflError, RemoteProtocolError
 from p2pfl.learn.arrays import ArrayLayout, Floats
 from p2pfl.learn.lookup import taken
+from p2pfl.learn.nodes import TrainSpecs
 from p2pfl.learn.specs import TrainSpec
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer, require_seat
@@ -56,7 +57,7 @@ class ArrayTrainer:
         self,
         fit: Callable[..., Any],
         layout: ArrayLayout,
-        train: TrainSpec | None = None,
+        train: TrainSpec | TrainSpecs | None = None,
         *,
         seed: int = 0,
         score: Callable[[dict[str, Floats]], tuple[float | None, float | None, int]] | None = None,
@@ -74,7 +75,7 @@ class ArrayTrainer:
         self._score = score
         self._layout = layout
         self._schema = (TensorSpec(MODEL, "f32", (layout.numel,)),)
-        self._train = train or TrainSpec()
+        self._trains = train if isinstance(train, TrainSpecs) else TrainSpecs(train or TrainSpec())
         self._seed = seed
         self._server = server
         self._thread = Daemons(1)
@@ -150,7 +151,7 @@ class ArrayTrainer:
         offered = {
             "weights": self._layout.views(flat),
             "params": flat,
-            "spec": self._train,
+            "spec": self._trains.general if seat is None else self._trains[seat],
             "seed": seed_of(self._seed, "fit", round, seat),
             "round": round,
             "seat": seat,

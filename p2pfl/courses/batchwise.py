@@ -30,7 +30,12 @@ def by_batch(learner: Learner, round: int, *, use: str = "fit") -> Iterator[Lear
 
 
 def steps_on_a_batch(train: TrainSpec, steps: int, *, proximal: float = 0.0) -> TrainSpec:
-    """`train`, but for so many steps that are all of one batch, and with another pull."""
+    """`train`, but for so many steps that are all of one batch, and with another pull.
+
+    Raises ConfigError if `train.within_seconds` is to bound what is then many trainings.
+    """
+    timed = train.within_seconds > 0
+    require(not timed, "train.within_seconds is set, and this course trains batch by batch; set train.steps instead")
     return replace(train, steps=steps, epochs=1, drop_last=False, proximal=proximal)
 
 

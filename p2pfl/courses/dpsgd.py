@@ -175,7 +175,8 @@ class Mixer(Gossiping):
     async def run(self, node: Node) -> None:
         self._node = node
         node.agree(self._learner.schema, *self._steps.parts.schemas)
-        lead = await begin(node, self._learner, self._neighbors, self._round)
+        patience = self._settings.rejoin_seconds
+        lead = await begin(node, self._learner, self._neighbors, self._round, patience)
         while True:
             if lead is not None:
                 self._follow(lead)

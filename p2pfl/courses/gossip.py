@@ -48,6 +48,7 @@ __all__ = [
     "Released",
     "Standing",
     "Training",
+    "WentOnAlone",
     "begin",
     "catch_up",
     "consensus_distance",
@@ -188,6 +189,18 @@ class CaughtUp(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WentOnAlone(Event):
+    """The node came late, or back, and its neighbours had left or died: it plays from this round on, from 1, alone."""
+
+    round: int
+    seats: tuple[int, ...]
+
+    def __str__(self) -> str:
+        seats = ", ".join(map(str, self.seats))
+        return f"nobody of seats {seats} is there any more: it goes on alone in round {self.round}"
+
+
+@dataclass(frozen=True, slots=True)
 class Lead:
     """Where a neighbour is that is ahead."""
 
@@ -195,14 +208,25 @@ class Lead:
     params: Tensor
 
 
-async def begin(node: Node, learner: Learner, seats: Iterable[int], round: int) -> Lead | None:
+async def begin(
+    node: Node,
+    learner: Learner,
+    seats: Iterable[int],
+    round: int,
+    rejoin_seconds: float | None = None,
+    *,
+    alone: bool = False,
+) -> Lead | None:
     """Link to the neighbours, in the round (from 0) that we would go on with; where one of them is, if we are late.
 
-    At the beginning of a course all have to be there. In the middle of one, whoever is there has to do.
+    At the beginning of a course all have to be there. In the middle of one, whoever is there has to do, and after
+    `rejoin_seconds` nobody, which is told. `alone`: so it is in the first round, if all are known to have been there.
     """
     wanted, patience = frozenset(seats), _MEET_SECONDS
-    await node.meet(wanted, at_least=1)
     while True:
+        if not await _meet_anybody(node, wanted, rejoin_seconds, in_the_middle=round > 0, alone=alone):
+            node.emit(WentOnAlone(round + 1, tuple(sorted(wanted))))
+            return None
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await node.meet(wanted)
@@ -211,6 +235,23 @@ async def begin(node: Node, learner: Learner, seats: Iterable[int], round: int) 
         if lead is not None or found or round or len(linked) == len(wanted):
             return lead
         patience *= 2  # so that what it waits for is told
+
+
+async def _meet_anybody(
+    node: Node, wanted: Collection[int], rejoin_seconds: float | None, *, in_the_middle: bool, alone: bool
+) -> bool:
+    """Whether one of these is linked in time. They have as long as they like where they may not have begun."""
+    patience = None if rejoin_seconds is None else max(rejoin_seconds, _MEET_SECONDS)
+    while True:
+        begun = in_the_middle or (alone and all(node.members.at(seat) is not None for seat in wanted))
+        try:
+            async with asyncio.timeout(patience):
+                await node.meet(wanted, at_least=1)
+        except TimeoutError:
+            if begun:
+                return False
+        else:
+            return True
 
 
 async def catch_up(node: Node, learner: Learner, seats: Collection[int], round: int) -> Lead | None:

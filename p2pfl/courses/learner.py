@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from p2pfl.compute.job import Compute, EvaluateJob, FitJob
+from p2pfl.compute.speed import Speed
 from p2pfl.courses.parts import Parts
 from p2pfl.courses.seeds import seed_of
 from p2pfl.errors import ComputeError, P2pflError
@@ -39,6 +40,7 @@ class Learner:
     test: Shard | None = None  # the course's test part, where this seat has it
     own_test: Shard | None = None  # this seat's share of it, where it is dealt
     metrics: MetricsSpec = field(default_factory=MetricsSpec)
+    speed: Speed = field(default_factory=Speed)  # of our training, as far as it has been measured
     parts: Parts = field(init=False)
     """What a model is sent as."""
 
@@ -104,7 +106,7 @@ class Learner:
         watchdog = asyncio.timeout(limit or None)
         try:
             async with watchdog:
-                return await self.compute.run(job)
+                return await self.speed.run(self.compute, job) if spec.within_seconds else await self.compute.run(job)
         except P2pflError:
             raise
         except Exception as error:  # a model, a loss and data of the user's own may raise anything

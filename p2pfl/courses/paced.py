@@ -59,7 +59,8 @@ class Paced(Gossiping, ABC):
 
     async def run(self, node: Node) -> None:
         node.agree(self._learner.schema)
-        lead = await begin(node, self._learner, self._neighbors, self._round)
+        patience = self._settings.rejoin_seconds
+        lead = await begin(node, self._learner, self._neighbors, self._round, patience, alone=True)
         while True:
             if lead is not None:
                 self._follow(lead)

@@ -154,7 +154,8 @@ class Pusher(Gossiping):
     async def run(self, node: Node) -> None:
         self._node = node
         node.agree(self._learner.schema)
-        lead = await begin(node, self._learner, self._neighbors, self._round)
+        patience = self._settings.rejoin_seconds
+        lead = await begin(node, self._learner, self._neighbors, self._round, patience)
         if lead is not None:
             self._join(node, lead)
         async with asyncio.TaskGroup() as group:

@@ -391,9 +391,14 @@ class Clients:
         return scores
 
     async def finish(self, node: Node, ask: Finish) -> None:
-        """Give the result to all who are awake; who is cut off at this moment has a little time to come back for it."""
+        """Give the result to all who are awake; who is cut off at this moment has a little time to come back for it.
+
+        Who had been given up on before is not waited for.
+        """
         linger = max(_LINGER_SECONDS, self.patience(node))
-        peers = {*self._known.values(), *await node.meet(self.awake(node), at_least=0)}
+        since = asyncio.get_running_loop().time() - self.rules.rejoin_seconds
+        lost = (peer for peer in self._known.values() if peer.lost_at is not None and peer.lost_at > since)
+        peers = {*lost, *await node.meet(self.awake(node), at_least=0)}
         with suppress(TimeoutError):
             async with asyncio.timeout(linger), node.ask_all(peers, ask, rejoin_seconds=linger) as replies:
                 async for _ in replies:

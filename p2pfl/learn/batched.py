@@ -59,10 +59,13 @@ def width_of(examples: int, spec: TrainSpec) -> int:
 
 
 def together(chain: Chain, fits: Sequence[Fit]) -> list[FitResult]:
-    """Train clients of one model, spec, learning rate and width, each with an example or more, or all with a drift."""
+    """Train clients of one model, learning rate and width, each with an example or more, or all with a drift.
+
+    Their specs differ in nothing but how much is done.
+    """
     spec = fits[0].spec
     width = width_of(len(fits[0].shard), spec)
-    works = [Work.of(len(fit.shard), spec) for fit in fits]
+    works = [Work.of(len(fit.shard), fit.spec) for fit in fits]
     # By steps, so that those who still train are the first; by size, so that equal ones are planned together.
     ranked = sorted(range(len(fits)), key=lambda at: (-works[at].steps, len(fits[at].shard)))
     results: dict[int, FitResult] = {}
@@ -244,9 +247,11 @@ class _Plan:
         counts = torch.zeros(works[0].steps, len(fits), dtype=torch.int64)
         generator = torch.Generator()
         begin = 0
-        for size, equal in itertools.groupby(fits, key=lambda fit: len(fit.shard)):
-            clients = list(equal)
-            work, end = works[begin], begin + len(clients)
+        for (size, work), equal in itertools.groupby(
+            zip(fits, works, strict=True), lambda one: (len(one[0].shard), one[1])
+        ):
+            clients = [fit for fit, _ in equal]
+            end = begin + len(clients)
             drawn = [torch.cat(orders(size, work.passes, generator.manual_seed(fit.seed))) for fit in clients]
             places, batch = _places(size, work, width)
             picked = torch.stack(drawn).index_select(1, places.flatten())

@@ -24,7 +24,7 @@ _MOST_CLIENTS = 50  # more bring little, and take memory for activations
 
 
 def fit_functional(fits: Sequence[Fit]) -> list[FitResult]:
-    """Train clients of one model, spec and learning rate, each with as many examples, and all or none with a drift."""
+    """Train clients of one model and learning rate, each with as many examples and steps, all or none with a drift."""
     groups = (fits[first : first + _MOST_CLIENTS] for first in range(0, len(fits), _MOST_CLIENTS))
     return [result for group in groups for result in _train(group)]
 
@@ -32,7 +32,7 @@ def fit_functional(fits: Sequence[Fit]) -> list[FitResult]:
 def _train(fits: Sequence[Fit]) -> list[FitResult]:
     from torch.func import functional_call, grad_and_value, vmap  # noqa: PLC0415 - its first use takes a second
 
-    model, spec = fits[0].model, fits[0].spec
+    model, spec = fits[0].model, fits[0].spec  # the others' differ in nothing but how the same steps are told
     layout, objective = model.layout, training_loss(model, spec)
     weights = stacked([fit.params for fit in fits])
     drifts = [fit.drift for fit in fits if fit.drift is not None]
@@ -52,7 +52,7 @@ def _train(fits: Sequence[Fit]) -> list[FitResult]:
     losses: list[Tensor] = []
     sizes: list[int] = []
     with model.using(fits[0].params, training=True):  # for the mode; the parameters come from outside
-        for step in zip(*(batches(fit.shard, spec, fit.seed) for fit in fits), strict=True):
+        for step in zip(*(batches(fit.shard, fit.spec, fit.seed) for fit in fits), strict=True):
             x, y = (torch.stack(column) for column in zip(*step, strict=True))
             parameters = {name: part.weight for name, part in zip(names, parts, strict=True)}
             gradients, values = differentiate(parameters, x, y)

@@ -196,6 +196,9 @@ class TrainSpec:
     limit_seconds: float = 0.0
     """Training that takes longer in one round has failed in that round, when above 0: a guard against a model that
     hangs. What hangs keeps the thread or process that it has until it ends."""
+    within_seconds: float = 0.0
+    """Train on as many batches as the device gets through in so many seconds, when above 0: at least on one, at most on
+    those of `epochs` or `steps`. In a simulation the speed is that of [devices]; a host measures its own."""
     optimizer: str = "sgd"
     """`sgd`, or the name of a class in torch.optim, such as `Adam`, whose state lives for one round."""
     optimizer_parameters: dict[str, Option] = field(default_factory=dict)
@@ -230,7 +233,17 @@ class TrainSpec:
         )
 
 
-_NOT_NEGATIVE = ("steps", "lr", "schedule_factor", "weight_decay", "proximal", "clip", "sam_rho", "limit_seconds")
+_NOT_NEGATIVE = (
+    "steps",
+    "lr",
+    "schedule_factor",
+    "weight_decay",
+    "proximal",
+    "clip",
+    "sam_rho",
+    "within_seconds",
+    "limit_seconds",
+)
 
 
 @dataclass(frozen=True, slots=True)

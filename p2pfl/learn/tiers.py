@@ -18,10 +18,11 @@ alone and together, and makes a lone client slower, so it runs only where `train
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from p2pfl.errors import ConfigError
 from p2pfl.learn.batched import suits, together, width_of
+from p2pfl.learn.batches import Work
 from p2pfl.learn.chain import Chain, Dense, chain_of
 from p2pfl.learn.functional import fit_functional
 from p2pfl.learn.fused import fit_fused, large_layers
@@ -104,6 +105,7 @@ class _Ways:
         self._tiers: dict[tuple[int, int], str] = {}  # by identity of model and spec, which live as long as this
         self._suited: dict[tuple[int, int], bool] = {}  # by identity of model and data set
         self._specs: dict[int, TrainSpec] = {}  # by identity, the first that is equal
+        self._alike: dict[int, int] = {}  # by identity, that of the first that differs in nothing but how much is done
         self._different: list[TrainSpec] = []
 
     def cohort_of(self, work: Fit) -> Hashable | None:
@@ -113,7 +115,9 @@ class _Ways:
         if alone or tier not in ("cohort", "functional") or work.params.shape != length:
             return None
         if tier == "functional":
-            return id(work.model), self._same(work.spec), work.lr, len(work.shard), work.drift is None
+            size = len(work.shard)
+            steps = Work.of(size, work.spec).steps
+            return id(work.model), self._like(work.spec), work.lr, size, steps, work.drift is None
         both = (id(work.model), id(dataset))
         if both not in self._suited:
             self._suited[both] = suits(_chain(work.model), dataset)
@@ -121,7 +125,7 @@ class _Ways:
             return None
         width = width_of(len(work.shard), work.spec)
         like = (dataset.x.shape[1:], dataset.y.shape[1:], dataset.y.dtype)
-        return id(work.model), self._same(work.spec), work.lr, width, work.drift is None, like
+        return id(work.model), self._like(work.spec), work.lr, width, work.drift is None, like
 
     def alone(self, work: Fit) -> Callable[[Fit], FitResult]:
         """How a client is trained who is trained alone."""
@@ -134,11 +138,21 @@ class _Ways:
     def _same(self, spec: TrainSpec) -> int:
         """The identity of the first spec that is equal: a course may make one for each client."""
         if id(spec) not in self._specs:
-            known = next((other for other in self._different if other == spec), None)
-            if known is None:
-                self._different.append(spec)
-            self._specs[id(spec)] = known or spec
+            self._specs[id(spec)] = self._first(spec)
         return id(self._specs[id(spec)])
+
+    def _first(self, spec: TrainSpec) -> TrainSpec:
+        known = next((other for other in self._different if other == spec), None)
+        if known is None:
+            self._different.append(spec)
+        return known or spec
+
+    def _like(self, spec: TrainSpec) -> int:
+        """What it has in common with those who do more or less of the same."""
+        same = self._same(spec)
+        if same not in self._alike:
+            self._alike[same] = id(self._first(replace(spec, epochs=1, steps=0, within_seconds=0.0, limit_seconds=0.0)))
+        return self._alike[same]
 
     def _tier(self, work: Fit) -> str:
         both = (id(work.model), self._same(work.spec))

@@ -80,6 +80,10 @@ class Tracer:
     def parallel(self) -> int:
         return self._compute.parallel
 
+    @property
+    def examples_per_second(self) -> float | None:
+        return self._compute.examples_per_second
+
     async def run(self, job: Job[ResultT]) -> ResultT:
         return await self._compute.run(self._traced(job))
 

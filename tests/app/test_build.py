@@ -28,6 +28,23 @@ def test_every_seat_gets_its_roles_and_its_examples() -> None:
     assert setup.learner(0, Inline()).shard is None
 
 
+def test_a_seat_trains_as_its_table_says() -> None:
+    nodes = {"slow": {"train": {"epochs": 1, "lr": 0.5}}, "4": {"train": {"steps": 7}}}
+    tables = {"train": {"epochs": 3}, "metrics": {"groups": {"slow": [1, 3]}}, "topology": {"n": 5}}
+    setup = prepare(config(nodes=nodes, **tables))
+    found = [setup.learner(seat, Inline()).train for seat in range(5)]
+    assert [spec.epochs for spec in found] == [3, 1, 3, 1, 3]
+    assert found[1] is found[3] and (found[1].lr, found[4].steps) == (0.5, 7)
+    for wrong, sentence in [
+        ({"0-2": {}}, "nodes.0-2 has seat 0, which holds no examples"),
+        ({"5": {}}, "nodes.5 has seat 5, which holds no examples"),
+        ({"2": {"train": {"tier": "fused"}}}, "train.tier is fused, but no linear layer is large"),
+        ({"2": {"train": {"optimizer": "Adamw"}}}, "Adamw"),
+    ]:
+        with pytest.raises(ConfigError, match=sentence):
+            prepare(config(nodes=wrong, topology={"n": 5}))
+
+
 def test_equal_configurations_give_equal_parts() -> None:
     first, second = prepare(config(seed=3)), prepare(config(seed=3))
     assert torch.equal(first.model.initial, second.model.initial)

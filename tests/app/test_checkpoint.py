@@ -17,110 +17,44 @@ from p2pfl.app.cli import main
 from p2pfl.app.config import from_mapping
 from p2pfl.app.simulate import simulate
 from p2pfl.errors import ConfigError
+from tests.matrix.table import COURSES as LINES
+from tests.matrix.table import tables_of
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.toml"
-COURSES = {
-    "choco": {
-        "course": {"name": "choco", "restart_every": 3},
-        "compress": {"up": {"select": "low-rank", "values": "sign"}},
-        "topology": {"family": "ring", "n": 4},
-    },
-    "jwins": {"course": {"name": "jwins"}, "topology": {"family": "one-peer-exponential", "n": 4}},
-    "powergossip": {"course": {"name": "powergossip", "rank": 2}, "topology": {"family": "ring", "n": 4}},
-    "deepsqueeze": {
-        "course": {"name": "deepsqueeze"},
-        "compress": {"up": {"values": "qsgd"}},
-        "topology": {"family": "ring", "n": 4},
-    },
-    "compressed": {
-        "course": {"name": "fedavg"},
-        "compress": {"up": {"select": "low-rank", "values": "sign"}, "down": {"values": "qsgd"}},
-        "topology": {"n": 5},
-    },
-    "ef21": {
-        "course": {"name": "fedavg", "weights": "equal", "fraction": 0.5},
+# Beside the lines of the matrix: what else remembers something between rounds.
+MORE = {
+    "fedavg, ef21": {
+        "course": {"name": "fedavg", "weights": "equal"},
         "compress": {"up": {"select": "top-k", "memory": "ef21"}, "down": {"values": "uniform", "entropy": "zlib"}},
-        "topology": {"n": 5},
     },
-    "scaffold": {"course": {"name": "scaffold", "fraction": 0.5}, "topology": {"n": 5}},
-    "feddyn": {"course": {"name": "feddyn", "alpha": 0.1, "fraction": 0.5}, "topology": {"n": 5}},
-    "fedprox": {"course": {"name": "fedprox", "stragglers": 0.5}, "topology": {"n": 5}},
-    "fedavg": {"course": {"name": "fedavg", "fraction": 0.5, "keep": "best"}, "topology": {"n": 7}},
-    "secagg": {
-        "course": {"name": "fedavg", "privacy": "secagg", "secagg": {"most_examples": 50}},
-        "topology": {"n": 6},
+    "fedavg, secagg": {"course": {"name": "fedavg", "privacy": "secagg", "secagg": {"most_examples": 50}}},
+    "fedavg, additive": {"course": {"name": "fedavg", "privacy": "additive", "secagg": {"most_examples": 50}}},
+    "diloco, AdamW": {"course": {"name": "diloco"}, "train": {"optimizer": "AdamW", "lr": 0.01}},
+    "gossip-diloco, momentum": {
+        "course": {"name": "gossip-diloco"}, "topology": {"family": "ring", "n": 4}, "train": {"momentum": 0.9},
     },
-    "additive": {
-        "course": {"name": "fedavg", "privacy": "additive", "secagg": {"most_examples": 50}},
-        "topology": {"n": 6},
-    },
-    "fedopt": {"course": {"name": "fedopt", "server_optimizer": "yogi", "fraction": 0.5}, "topology": {"n": 7}},
-    "fedavgm": {"course": {"name": "fedavgm", "server_lr": 0.5}, "topology": {"n": 4}},
-    "diloco": {
-        "course": {"name": "diloco", "fraction": 0.5},
-        "topology": {"n": 7},
-        "train": {"optimizer": "AdamW", "lr": 0.01},
-    },
-    "fedswa": {"course": {"name": "fedswa", "swa_start": 0.3}, "topology": {"n": 4}},
-    "fedbuff": {
-        "course": {"name": "fedbuff", "goal": 2, "sampler": "grouped"},
-        "devices": {"spread": 1.0},
-        "topology": {"n": 6},
-    },
-    "ditto": {"course": {"name": "ditto", "fraction": 0.5}, "topology": {"n": 7}},
-    "fedrep": {"course": {"name": "fedrep", "fraction": 0.5}, "topology": {"n": 7}},
-    "fedbabu": {"course": {"name": "fedbabu", "private": ["1.bias"]}, "topology": {"n": 4}},
-    "perfedavg": {"course": {"name": "perfedavg", "fraction": 0.5, "finetune_epochs": 1}, "topology": {"n": 7}},
-    "ifca": {"course": {"name": "ifca", "clusters": 3, "fraction": 0.5, "evaluate": "both"}, "topology": {"n": 7}},
-    "fedem": {"course": {"name": "fedem", "fraction": 0.5, "evaluate": "both"}, "topology": {"n": 7}},
-    "fedproto": {"course": {"name": "fedproto", "fraction": 0.5}, "topology": {"n": 7}},
-    "pfedme": {"course": {"name": "pfedme", "fraction": 0.5}, "topology": {"n": 7}},
-    "apfl": {"course": {"name": "apfl", "fraction": 0.5}, "topology": {"n": 7}},
-    "local": {"course": {"name": "local", "fraction": 0.5}, "topology": {"n": 7}},
-    "hierarchical": {
-        "course": {"name": "hierarchical"},
-        "topology": {"family": "hierarchy", "n": 7, "parameters": {"edges": 2}},
-    },
-    "dpsgd": {"course": {"name": "dpsgd"}, "topology": {"family": "one-peer-exponential", "n": 4}},
-    "plexus": {"course": {"name": "plexus", "sample": 2}, "topology": {"family": "full", "n": 5}},
-    "teleportation": {"course": {"name": "teleportation", "sample": 3}, "topology": {"family": "full", "n": 5}},
-    "pushsum": {"course": {"name": "pushsum"}, "topology": {"family": "exponential", "n": 5}},
-    "private": {
-        "course": {"name": "qgm", "private": ["*.bias"]},
-        "topology": {"family": "ring", "n": 4},
-    },
-    "d2": {"course": {"name": "d2"}, "topology": {"family": "ring", "n": 4}},
-    "gradtrack": {"course": {"name": "gradtrack"}, "topology": {"family": "ring", "n": 4}},
-    "qgm": {"course": {"name": "qgm"}, "topology": {"family": "ring", "n": 4}},
-    "gossip-diloco": {
-        "course": {"name": "gossip-diloco"},
-        "topology": {"family": "ring", "n": 4},
-        "train": {"momentum": 0.9},
-    },
-    "relaysgd": {"course": {"name": "relaysgd"}, "topology": {"family": "chain", "n": 4}},
-    "epidemic": {"course": {"name": "epidemic", "fanout": 2}, "topology": {"family": "full", "n": 4}},
-    "gossip-learning": {
+    "gossip-learning, generalized": {
         "course": {"name": "gossip-learning", "account": "generalized", "capacity": 2},
-        "topology": {"n": 4},
-        "devices": {"spread": 1.0},
+        "topology": {"family": "full", "n": 4}, "devices": {"spread": 1.0},
     },
-    "pens": {
-        "course": {"name": "pens", "selection_rounds": 3, "candidates": 3, "best": 1},
-        "topology": {"n": 4},
-    },
-    "swift": {"course": {"name": "swift"}, "topology": {"family": "ring", "n": 4}, "devices": {"spread": 1.0}},
-    "adpsgd": {"course": {"name": "adpsgd"}, "topology": {"family": "ring", "n": 4}, "devices": {"spread": 1.0}},
+    "qgm, private": {"course": {"name": "qgm", "private": ["*.bias"]}, "topology": {"family": "ring", "n": 4}},
 }  # fmt: skip
+NAMES = [*LINES, *MORE]
+ALL_AT_ONCE = ("fedavg, secagg", "fedavg, additive", "fedavgm", "pooled")  # whose cohorts are all clients
 
 
 def prepared(name, rounds=5):
-    train = {"lr": 0.3, **COURSES[name].get("train", {})}
-    tables = {**COURSES[name], "seed": 3, "data": {"subsample": 0.1}, "train": train}
-    tables["course"] = {**tables["course"], "rounds": rounds}
-    return prepare(from_mapping(tables))
+    """With cohorts that are not the same in every round, where there are cohorts."""
+    tables = tables_of(name) if name in LINES else {"topology": {"n": 4}, "data": {"subsample": 0.1}} | MORE[name]
+    tables["train"] = {"lr": 0.3, **tables.get("train", {})}
+    in_rounds = name not in LINES or LINES[name].in_step
+    cohorts = in_rounds and tables["topology"].get("family", "star") == "star" and name not in ALL_AT_ONCE
+    some = {"fraction": 0.5} if cohorts else {}
+    tables["course"] = {**tables["course"], **some, "rounds": rounds}
+    return prepare(from_mapping({"seed": 3, **tables}))
 
 
-@pytest.mark.parametrize("name", COURSES)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("stopped_at", [0, 1])
 def test_a_resumed_run_has_the_bytes_of_an_uninterrupted_one(name, stopped_at, tmp_path):
     saved: list[Checkpoint] = []
@@ -155,7 +89,7 @@ def test_a_world_in_which_nodes_come_and_go_is_resumed_with_the_same_bytes(sleep
     assert resumed.train_flops == whole.train_flops
 
 
-@pytest.mark.parametrize("name", ["fedavg", "compressed", "scaffold", "feddyn", "hierarchical", "dpsgd"])
+@pytest.mark.parametrize("name", ["fedavg", "fedavg, compressed", "scaffold", "feddyn", "hierarchical", "dpsgd"])
 def test_where_rounds_are_in_step_a_checkpoint_changes_no_model(name):
     plain = simulate(prepared(name))
     paused = simulate(prepared(name), start=Checkpoint(Standing(every=1)))
@@ -165,8 +99,8 @@ def test_where_rounds_are_in_step_a_checkpoint_changes_no_model(name):
 
 
 def test_a_course_that_ends_early_ends(tmp_path):
-    tables = {**COURSES["fedavg"], "data": {"subsample": 0.1}}
-    tables["course"] = {"name": "fedavg", "rounds": 50, "target_accuracy": 0.2}
+    course = {"name": "fedavg", "rounds": 50, "target_accuracy": 0.2}
+    tables = {"course": course, "topology": {"n": 7}, "data": {"subsample": 0.1}}
     found = simulate(prepare(from_mapping(tables)), start=Checkpoint(Standing(every=1)))
     assert len(found.rounds) < 50
     assert "has reached the target" in found.reason

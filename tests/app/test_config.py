@@ -68,6 +68,14 @@ def test_a_course_needs_no_more_than_its_name(course: str) -> None:
         (MINIMAL | {"trian": {}}, "trian is not known; did you mean train?"),
         (MINIMAL | {"train": {"learning_rate": 1}}, "train.learning_rate is not known; "),
         (MINIMAL | {"train": {"batchsize": 1}}, "train.batchsize is not known; did you mean batch_size?"),
+        (MINIMAL | {"nodes": 3}, "nodes: expected `object`, got `int`"),
+        (MINIMAL | {"nodes": {"3": 3}}, "nodes.3 is 3; it must be a table, [nodes.3]"),
+        (MINIMAL | {"nodes": {"3": {"trian": {}}}}, "nodes.3.trian is not known; did you mean train?"),
+        (MINIMAL | {"nodes": {"3": {"train": 3}}}, "nodes[...].train: expected `object`, got `int`"),
+        (MINIMAL | {"nodes": {"3": {"train": {"epoch": 1}}}}, "nodes.3: train.epoch is not known; did you mean epochs"),
+        (MINIMAL | {"nodes": {"3": {"train": {"epochs": "1"}}}}, "nodes.3: train.epochs: expected `int`, got `str`"),
+        (MINIMAL | {"nodes": {"3": {"train": {"epochs": 0}}}}, "nodes.3: train.epochs is 0; it must be"),
+        (MINIMAL | {"nodes": {"slow": {}}}, "nodes.slow names no seats; "),
         (MINIMAL | {"train": 3}, "train is 3; it must be a table, [train]"),
         (MINIMAL | {"seed": "one"}, "seed: expected `int`, got `str`"),
         (MINIMAL | {"model": {"hidden": ["a"]}}, "model.hidden[0]: expected `int`, got `str`"),
@@ -134,6 +142,7 @@ def test_the_hash_is_of_what_all_must_agree_on() -> None:
     assert hashed() == hashed(world={"profile": "phones"})
     assert hashed() != hashed(seed=1)
     assert hashed() != hashed(train={"lr": 0.2})
+    assert hashed() != hashed(nodes={"3": {"train": {"lr": 0.2}}}) != hashed(nodes={"2": {"train": {"lr": 0.2}}})
     assert hashed(data={"source": "/here/a.csv"}) == hashed(data={"source": "there/{seat}.csv"})
 
 

@@ -167,10 +167,12 @@ def test_where_a_host_keeps_its_files_is_no_part_of_the_course() -> None:
     assert course_hash(here) != course_hash(from_mapping(course | {"data": {"source": "digits"}}))
 
 
-@pytest.mark.parametrize("where", ["model.name", "model.loss", "train.function"])
+@pytest.mark.parametrize("where", ["model.name", "model.loss", "train.function", "nodes.3.train.function"])
 def test_a_peer_does_not_choose_what_code_runs_here(where: str) -> None:
-    table, field = where.split(".")
-    config = from_mapping({"course": {"name": "fedavg"}, table: {field: "os:system"}})
+    table: object = "os:system"
+    for name in reversed(where.split(".")):
+        table = {name: table}
+    config = from_mapping({"course": {"name": "fedavg"}, **table})
     with pytest.raises(ConfigError, match=f"the peer's course has {where} 'os:system'.*say --code os:system"):
         refuse_foreign_code(config, ())
     with pytest.raises(ConfigError):

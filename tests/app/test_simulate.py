@@ -14,7 +14,13 @@ from p2pfl.app.build import prepare
 from p2pfl.app.cli import main
 from p2pfl.app.config import from_mapping
 from p2pfl.app.simulate import Outcome, simulate
+from p2pfl.compute.cohort import Cohort
+from p2pfl.learn.batches import Work
+from p2pfl.learn.params import model_hash
 from p2pfl.privacy.gaussian import epsilon_of
+from p2pfl.sim.backlog import Backlog
+from p2pfl.sim.devices import Device
+from tests.matrix.places import in_memory, simulated
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["--topology.n", "3", "--course.rounds", "2", "--train.epochs", "1"]
@@ -220,3 +226,48 @@ def test_groups_have_seats_that_hold_examples(tmp_path: Path, capsys: pytest.Cap
     given = ["--metrics.clients", "groups", "--metrics.groups", "north", "0", "1", "--runs", str(tmp_path)]
     assert main(["simulate", str(EXAMPLES / "digits.toml"), *given]) == 2
     assert "metrics.groups: north has seat 0, which holds no examples" in capsys.readouterr().err
+
+
+ADAPTIVE = [
+    {"name": "fedavg"},
+    {"name": "fedprox", "mu": 0.1},
+    {"name": "fednova"},
+    {"name": "scaffold"},
+    {"name": "fedbuff", "goal": 2},
+    {"name": "dpsgd"},
+]
+
+
+def uneven(course: dict[str, object], **tables: object) -> dict[str, object]:
+    """A course on devices that are not equally fast."""
+    family = "ring" if course["name"] == "dpsgd" else "star"
+    return {
+        "course": {"rounds": 2, **course}, "topology": {"n": 4, "family": family}, "data": {"subsample": 0.1},
+        "devices": {"spread": 1.0, "examples_per_second": 100.0}, "seed": 3, **tables,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("course", ADAPTIVE, ids=lambda course: str(course["name"]))
+def test_slow_devices_do_what_they_get_through_in_the_time(course: dict[str, object]) -> None:
+    seconds, train = 0.4, {"epochs": 3, "batch_size": 8}
+    whole = prepare(from_mapping(uneven(course, train=train)))
+    nodes, steps = {}, []
+    for seat, shard in whole.shards.items():
+        speed = Device(whole.config.devices, 3, seat, Backlog(Cohort())).examples_per_second
+        full = Work.of(len(shard), whole.config.train).steps
+        steps.append(min(full, max(1, int(seconds * speed / 8))))
+        if 3 * len(shard) > seconds * speed:
+            nodes[str(seat)] = {"train": {"steps": steps[-1]}}
+    assert len(set(steps)) > 1 and len(nodes) > 1
+    timed = simulate(prepare(from_mapping(uneven(course, train={**train, "within_seconds": seconds}))))
+    told = simulate(prepare(from_mapping(uneven(course, train=train, nodes=nodes))))
+    assert torch.equal(timed.params, told.params) and timed.virtual_seconds == told.virtual_seconds
+    assert timed.virtual_seconds < simulate(whole).virtual_seconds
+
+
+def test_seats_that_train_otherwise_do_so_over_links_too() -> None:
+    nodes = {"1": {"train": {"steps": 1}}, "2-3": {"train": {"epochs": 2, "momentum": 0.5}}}
+    setup, usual = (prepare(from_mapping(uneven({"name": "fednova"}, **more))) for more in ({"nodes": nodes}, {}))
+    there = simulated(setup)
+    assert there == in_memory(setup) != simulated(usual)
+    assert there[0] == model_hash(simulate(setup).params)

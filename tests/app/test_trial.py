@@ -8,9 +8,12 @@ import pytest
 
 from p2pfl.app.trial import Trial, settled_memory
 from p2pfl.courses.adpsgd import ADPSGD, AdpsgdSettings
+from p2pfl.courses.course import Course
 from p2pfl.courses.dpsgd import DPSGD, DpsgdSettings
 from p2pfl.courses.durable import RoundCommitted
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings
+from p2pfl.courses.fedrep import FEDREP, FedRepSettings
+from p2pfl.courses.partial import FEDBN, FEDPER, FedBnSettings, FedPerSettings
 from p2pfl.errors import ConfigError
 from p2pfl.node.events import RoundStarted
 from p2pfl.sim.checkers import checked
@@ -84,3 +87,18 @@ def test_who_leads_is_found_out() -> None:
 def test_a_course_that_cannot_run_on_a_topology_is_refused() -> None:
     with pytest.raises(ConfigError, match="topology: fedavg cannot run on <Topology ring"):
         Trial(FEDAVG, FedAvgSettings(), build("ring", 5), ())
+
+
+@pytest.mark.parametrize(
+    ("course", "settings"), [(FEDPER, FedPerSettings()), (FEDREP, FedRepSettings()), (FEDBN, FedBnSettings())]
+)
+def test_where_a_part_of_the_model_stays_it_has_parts(course: Course, settings: FedAvgSettings) -> None:
+    trial = Trial(course, settings, build("star", 3), checked(course.name))
+    found, history = trial.violations(1, schedule(1, trial.ground))
+    assert not found and sorted(history.models) == [0, 1, 2]
+
+
+def test_a_course_that_refuses_the_model_says_so() -> None:
+    settings = FedPerSettings(private=("head.*",))
+    with pytest.raises(ConfigError, match=r"with the small model that a course is tried with, course\.private"):
+        _ = Trial(FEDPER, settings, build("star", 3), ()).ground

@@ -34,6 +34,11 @@ async def test_steps_on_a_batch_are_all_of_it():
     assert (found.steps, found.num_examples) == (4, 7)
 
 
+def test_many_trainings_have_no_common_clock():
+    with pytest.raises(ConfigError, match=r"train.within_seconds is set, and this course trains batch by batch"):
+        steps_on_a_batch(TrainSpec(within_seconds=1.0), 2)
+
+
 @pytest.mark.parametrize("train", [TrainSpec(momentum=0.9), TrainSpec(optimizer="Adam")])
 def test_what_is_not_plain(train):
     require_plain(TrainSpec(), "apfl")

@@ -67,6 +67,10 @@ class Ailing:
     def parallel(self) -> int:
         return self.compute.parallel
 
+    @property
+    def examples_per_second(self) -> float | None:
+        return self.compute.examples_per_second
+
     async def run(self, job: Any) -> Any:
         if isinstance(job, FitJob) and job.round in self.ills:
             if (ill := self.ills[job.round]) is not FOREVER:

@@ -454,7 +454,7 @@ def test_who_is_cut_off_for_a_moment_is_part_of_the_round_all_the_same():
 
 
 def test_who_stays_away_is_waited_for_once_and_then_no_more():
-    played = fedavg(devices=DeviceSpec(20.0), rejoin_seconds=30.0, rounds=3)
+    played = fedavg(devices=DeviceSpec(20.0), rejoin_seconds=30.0, rounds=8)
     played.play(offline(played, 2, 1.0, 31.0 + 5))
     assert played.missing == [(1, "seat 2")]
     ends = [seconds for seconds, seat, event in played.events if seat == 0 and isinstance(event, RoundEnded)]
@@ -473,6 +473,19 @@ def test_who_is_cut_off_at_the_end_gets_the_result():
     (duration,) = [seconds for seconds, _, event in quiet.events if isinstance(event, CourseEnded)]
     played.play(offline(played, 2, duration - 0.01, duration + 8))
     assert torch.equal(played.params[2], played.params[0])
+
+
+def test_who_was_given_up_on_is_not_waited_for_at_the_end():
+    played = fedavg(rounds=3, devices=DeviceSpec(20.0), rejoin_seconds=0.3, evaluate="none")
+    played.world.mortal = True
+
+    async def weather():
+        await asyncio.sleep(1.0)
+        played.world.kill(2, for_good=True)
+
+    played.play(weather())
+    ends = {type(event): at for at, seat, event in played.events if seat == 0}
+    assert ends[CourseEnded] - ends[RoundEnded] < 1.0
 
 
 def test_who_fails_again_and_again_is_left_out_for_a_while_and_let_in_again():

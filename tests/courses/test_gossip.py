@@ -6,7 +6,7 @@ import torch
 
 from p2pfl.courses.adpsgd import ADPSGD, AdpsgdSettings
 from p2pfl.courses.dpsgd import DPSGD, DpsgdSettings
-from p2pfl.courses.gossip import CaughtUp, Pace, Pull, consensus_distance
+from p2pfl.courses.gossip import CaughtUp, Pace, Pull, WentOnAlone, consensus_distance
 from p2pfl.courses.gossiplearning import GOSSIP_LEARNING, GossipLearningSettings
 from p2pfl.courses.pushsum import PUSHSUM, PushsumSettings
 from p2pfl.courses.swift import SWIFT, SwiftSettings
@@ -36,6 +36,7 @@ each_course = pytest.mark.parametrize("name", COURSES)
 def gossip(name, rounds, topology=RING, **more):
     """Rounds of about a second, of nodes that hold examples of few classes each."""
     course, settings, options = COURSES[name]
+    options = options | {key: more.pop(key) for key in list(more) if key == "rejoin_seconds"}
     own = {
         "train": TrainSpec(lr=0.3, batch_size=8),
         "split": PartitionSpec("classes", classes_per_client=2),
@@ -240,6 +241,52 @@ def test_a_node_that_goes_on_from_its_state_is_heard_again(name):
     played.play(weather())
     assert ended(played) == set(range(6))
     assert rounds_of(played, 1, 7)[0][1] >= int(kept[0]["round"]) + 1
+
+
+def deserted(name, killed, kept):
+    """Seat 1 is killed, then its neighbours are for good; it comes back among those who are still there."""
+    played = gossip(name, 12, rejoin_seconds=3.0)
+    played.world.mortal = True
+
+    def recast(seat, roles):
+        if seat == 4:
+            roles[0]._learner.compute.examples_per_second /= 4  # so that the others are there for long
+        if seat == 1 and kept:
+            roles[0].resume(kept[0])
+        return roles
+
+    played.recast = recast
+
+    async def weather():
+        await asyncio.sleep(killed)
+        state = played.world.seats[1].roles[0].state()
+        for seat, for_good in ((1, False), (0, True), (2, True)):
+            played.world.kill(seat, for_good=for_good)
+        await asyncio.sleep(1)
+        if kept is not None:
+            kept.append(state)
+        await played.world.restart(1)
+
+    played.play(weather())
+    return played
+
+
+@each_course
+def test_a_node_that_comes_back_to_nobody_goes_on_alone(name):
+    kept = []
+    played = deserted(name, 4.0, kept)
+    (alone,) = played.told(WentOnAlone, 1)
+    assert alone.round == int(kept[0]["round"]) + 1 > 1
+    assert str(alone) == f"nobody of seats 0, 2 is there any more: it goes on alone in round {alone.round}"
+    assert [number for _, number in rounds_of(played, 1, 5)] == list(range(alone.round, 13))
+    assert ended(played) == {1, 3, 4, 5}
+
+
+def test_a_node_that_comes_when_all_have_left_plays_alone_where_nobody_waits_for_others():
+    played = deserted("swift", 4.0, None)
+    assert [alone.round for alone in played.told(WentOnAlone, 1)] == [1]
+    assert [number for _, number in rounds_of(played, 1, 5)] == list(range(1, 13))
+    assert ended(played) == {1, 3, 4, 5}
 
 
 @pytest.mark.parametrize("name", [name for name in COURSES if name not in ("adpsgd", "swift", "pushsum, free")])

@@ -91,6 +91,24 @@ def test_specs_that_are_equal_are_trained_together(digits: Dataset, monkeypatch:
     assert torch.equal(first, third) and torch.equal(second, fourth) and not torch.equal(first, second)
 
 
+@pytest.mark.parametrize(("tier", "sizes"), [("cohort", [5]), ("functional", [1, 2, 2])])
+def test_who_does_more_or_less_of_the_same_is_trained_with_the_others(
+    tier: str, sizes: list[int], digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_model(ModelSpec(), digits, 0)
+    shard, seen = Shard(digits, digits.train_indices[:9]), []
+    outcomes = tiers._outcomes
+    monkeypatch.setattr(tiers, "_outcomes", lambda fits: seen.append(len(fits)) or outcomes(fits))
+    work = ({}, {"epochs": 3}, {"steps": 9}, {"steps": 4}, {"steps": 4, "within_seconds": 1.0})
+    fits = [Fit(model.initial, model, shard, TrainSpec(batch_size=3, tier=tier, **some), 0) for some in work]
+    found = fit_all(fits)
+    assert sorted(seen) == sizes
+    for result, fit in zip(found, fits, strict=True):
+        alone = fit_one(fit)
+        assert result.steps == alone.steps and torch.allclose(result.params, alone.params, atol=1e-6)
+        assert tier == "functional" or torch.equal(result.params, alone.params)
+
+
 def test_smoothing_of_labels_that_a_loss_does_not_have(digits: Dataset) -> None:
     model = Model.of(
         nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), functional.nll_loss, *digits.batch(torch.arange(2))

@@ -86,7 +86,7 @@ async def joined(home: Path, *arguments: str) -> int:
 
 def blameless(*processes: Running) -> None:
     for process in processes:
-        assert process.stderr == ""
+        assert process.complaints == ""
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ async def test_a_node_is_seen_from_outside_while_it_runs(tmp_path: Path) -> None
             assert await hub.end() == Exit.DONE
             client.interrupt()
             assert await client.end() == Exit.DONE
-    assert client.stderr == ""  # it was not asked for a log, and there is nothing to warn of
+    assert client.complaints == ""  # it was not asked for a log, and there is nothing to warn of
     lines = [json.loads(line) for line in hub.stderr.splitlines()]
     assert {line["node"] for line in lines} == {ready["id"]}
     assert {"Listening", "PeerJoined", "RoundStarted", "RoundEnded"} <= {line.get("event") for line in lines}

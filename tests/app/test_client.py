@@ -106,7 +106,7 @@ async def test_a_process_without_torch_takes_part_and_the_model_is_the_same(tmp_
             assert [await torch_host.run(), await hub.end(), await numpy.end()] == [0, 0, 0]
         finally:
             await numpy.stop()
-    assert numpy.stderr == hub.stderr == ""
+    assert numpy.complaints == hub.complaints == ""
     ended, told = await numpy.row("report"), await hub.row("report")
     assert ended["model_hash"] == told["model_hash"]
     assert ended["seat"] == 2

@@ -15,6 +15,12 @@ from p2pfl.app.cli import main
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def as_wide_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing says how wide a line may be."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def leave(path: Path, *accuracies: float, run: str = "", **more: float) -> str:
     path.mkdir(parents=True)
     rows = [{"round": n, "participants": 2, "metrics": {"accuracy": a, **more}} for n, a in enumerate(accuracies, 1)]

@@ -56,6 +56,11 @@ class Running:
         return "".join(self._errors)
 
     @property
+    def complaints(self) -> str:
+        """The same, but for what took long: in dev mode asyncio tells of it, and this machine may be busy."""
+        return "".join(line for line in self.stderr.splitlines(keepends=True) if " asyncio: Executing <" not in line)
+
+    @property
     def alive(self) -> bool:
         """Whether it runs, and is not on its way out."""
         return self._process.returncode is None and not self._reading[0].done()

@@ -33,9 +33,10 @@ def averaged(played: Played, params: Tensor, seats: list[int], round: int) -> Te
 
 
 @pytest.mark.sockets
-async def test_of_twelve_processes_three_are_killed_in_the_middle_of_a_session() -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_of_twelve_processes_three_are_killed_in_the_middle_of_a_session(loop: str) -> None:
     """F5: the sum is that of those who had given their update, and all who are left go on."""
-    arguments = (sys.executable, "-W", "error", "-m", "tests.end_to_end.secrecy", "2")
+    arguments = (sys.executable, "-W", "error", "-m", "tests.end_to_end.secrecy", "2", loop)
     process = await asyncio.create_subprocess_exec(*arguments, stdout=PIPE, stderr=PIPE, cwd=ROOT)
     out, err = await process.communicate()
     assert process.returncode == 0, err.decode()[-3000:]

@@ -10,9 +10,12 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Coroutine
 from random import Random
+from typing import Any, TypeVar
 
 import torch
+import uvloop
 
 from p2pfl.courses import rounds
 from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings, SecretServer
@@ -90,6 +93,10 @@ async def client(played: Played, seat: int, address: str, doom: str) -> None:
         await node.run()
 
 
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+ResultT = TypeVar("ResultT")
+
+
 def fork(played: Played, seat: int, doom: str) -> tuple[int, int]:
     """A client's process, which reads from a pipe where the coordinator listens."""
     reading, writing = os.pipe()
@@ -99,8 +106,14 @@ def fork(played: Played, seat: int, doom: str) -> tuple[int, int]:
     os.close(writing)
     with os.fdopen(reading) as pipe:
         address = pipe.readline().strip()
-    asyncio.run(client(played, seat, address, doom))
+    run(client(played, seat, address, doom))
     os._exit(0)
+
+
+def run(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """On the loop that the command line names."""
+    with asyncio.Runner(loop_factory=LOOPS[sys.argv[2]]) as runner:
+        return runner.run(work)
 
 
 async def coordinate(played: Played, pipes: list[int]) -> dict[str, object]:
@@ -128,7 +141,7 @@ def main(seed: int) -> None:
     rng, played = Random(seed), course()
     dooms = {seat: rng.choice(STAGES) for seat in rng.sample(range(1, CLIENTS + 1), KILLED)}
     forked = [fork(played, seat, dooms.get(seat, "")) for seat in range(1, CLIENTS + 1)]
-    found = asyncio.run(coordinate(played, [pipe for _, pipe in forked]))
+    found = run(coordinate(played, [pipe for _, pipe in forked]))
     ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child, _ in forked]
     print(json.dumps({"dooms": dooms, "ends": ends, **found}))
 

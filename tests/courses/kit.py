@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from p2pfl.compute.inline import Inline
 from p2pfl.compute.job import Compute
@@ -129,6 +129,35 @@ class Played:
     def metric(self, name: str, seat: int = 0) -> list[float]:
         """One metric, by round."""
         return [event.metrics[name] for event in self.told(RoundEnded, seat) if name in event.metrics]
+
+
+class Normalised(nn.Module):
+    """A model of the digits with running statistics: buffers, which no step trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normalise, self.last = nn.BatchNorm1d(64), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        last: Tensor = self.last(self.normalise(x.flatten(1)))
+        return last
+
+
+class At:
+    """A peer in a seat, and its node, which notes what it is told."""
+
+    def __init__(self, seat: int) -> None:
+        self.seat = seat
+        self.label = self.name = f"seat {seat}"
+        self.node = self
+        self.told: list[Event] = []
+        self.stirred = 0
+
+    def emit(self, event: Event) -> None:
+        self.told.append(event)
+
+    def stir(self) -> None:
+        self.stirred += 1
 
 
 def check_course(course: Course, settings: Any, topology: AnySchedule, *, still: Collection[int] = ()) -> None:

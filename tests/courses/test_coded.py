@@ -25,7 +25,7 @@ from p2pfl.learn.model import Model
 from p2pfl.sim.disk import SimulatedDisk
 from p2pfl.topology.families import build
 from p2pfl.wire.tensor import Tensors, schema_bytes
-from tests.courses.kit import Played, dataset
+from tests.courses.kit import Normalised, Played, dataset
 from tests.courses.test_durable import Told
 
 PLAYED = Played(FEDAVG, FedAvgSettings(), build("star", 3))
@@ -67,16 +67,6 @@ def test_only_parts_as_long_as_the_model_are_encoded():
     assert split["tau"].item() == vector[-1].item()
     for part in (split["params"], split["control"]):
         assert 1 < int((part != 0).sum()) <= round(0.1 * NUMEL)
-
-
-class Normalised(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.normalise = nn.BatchNorm1d(64)
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, x):
-        return self.linear(self.normalise(x.flatten(1)))
 
 
 def test_running_statistics_go_as_they_are():

@@ -32,7 +32,7 @@ from p2pfl.topology.graph import Topology
 from p2pfl.topology.weights import topology_weights
 from p2pfl.wire.codec import unpack
 from p2pfl.wire.tensor import Tensors, TensorSpec
-from tests.courses.kit import Played, check_course, fit
+from tests.courses.kit import At, Played, check_course, fit
 
 STILL = TrainSpec(lr=0.0)
 
@@ -281,13 +281,6 @@ def test_links_that_break_while_nobody_looks_stall_nobody(topology, seed):
 
 
 # -- the mailbox -------------------------------------------------------------------------------------------------------
-
-
-class At:
-    """A peer in a seat."""
-
-    def __init__(self, seat):
-        self.seat, self.label = seat, f"seat {seat}"
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from p2pfl.node.events import CourseEnded, RoundEnded, UpdateMissing
 from p2pfl.sim.devices import DeviceSpec
 from p2pfl.sim.network import NetworkSpec
 from p2pfl.topology.families import build
-from tests.courses.kit import Played, fit
+from tests.courses.kit import At, Played, fit
 
 FULL = build("full", 5)
 STILL = TrainSpec(lr=0.0)
@@ -185,18 +185,6 @@ def test_training_that_takes_longer_than_a_period_makes_rounds_longer():
 
 
 # -- what comes --------------------------------------------------------------------------------------------------------
-
-
-class At:
-    def __init__(self, seat):
-        self.seat, self.label, self.name = seat, f"seat {seat}", f"seat {seat}"
-        self.node, self.stirred, self.told = self, 0, []
-
-    def stir(self):
-        self.stirred += 1
-
-    def emit(self, event):
-        self.told.append(event)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from p2pfl.learn.model import Model
 from p2pfl.topology.families import build
 from p2pfl.topology.mixing import mixing_matrix
 from p2pfl.wire.tensor import Tensors, schema_bytes
-from tests.courses.kit import Played, dataset, first_models, last_models, local_training
+from tests.courses.kit import Normalised, Played, dataset, first_models, last_models, local_training
 from tests.learn.test_wavelet import matrix
 
 NUMEL, COEFFICIENTS = 650, 656  # of logistic regression on digits; the next multiple of sixteen
@@ -94,16 +94,6 @@ def test_what_was_sent_counts_as_unchanged_and_the_rest_adds_up():
     assert not steps.state()["change"][first == 1].any()
     steps.give(torch.zeros(NUMEL), torch.zeros(NUMEL))
     assert int((steps.state()["change"] != 0).sum()) <= COEFFICIENTS - NUMEL, "two halves are all"
-
-
-class Normalised(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.normalise = nn.BatchNorm1d(64)
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, x):
-        return self.linear(self.normalise(x.flatten(1)))
 
 
 def test_running_statistics_go_as_they_are():

@@ -7,20 +7,16 @@ from p2pfl.errors import RemoteProtocolError
 from p2pfl.node.peer import require_seat
 from p2pfl.wire.codec import Incoming, decode
 from p2pfl.wire.tensor import Tensors
-
-
-class At:
-    """A peer in a seat."""
-
-    def __init__(self, seat):
-        self.seat, self.label = seat, "somebody"
+from tests.courses.kit import At
 
 
 def test_who_has_a_say_is_told_by_its_seat():
     assert require_seat(At(3), 3) == 3
     assert require_seat(At(3), 1, 3) == 3
     for seat in (None, 0, 2):
-        with pytest.raises(RemoteProtocolError, match=f"somebody in seat {seat} has no say here: that is for seat 3"):
+        with pytest.raises(
+            RemoteProtocolError, match=f"seat {seat} in seat {seat} has no say here: that is for seat 3"
+        ):
             require_seat(At(seat), 3)
     with pytest.raises(RemoteProtocolError, match="that is for neighbours"):
         require_seat(At(0))

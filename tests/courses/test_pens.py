@@ -17,7 +17,7 @@ from p2pfl.learn.specs import PartitionSpec, TrainSpec
 from p2pfl.node.events import CourseEnded
 from p2pfl.sim.network import NetworkSpec
 from p2pfl.topology.families import build
-from tests.courses.kit import Played, local_training
+from tests.courses.kit import At, Played, local_training
 
 STILL = TrainSpec(lr=0.0)
 
@@ -156,14 +156,6 @@ def test_links_that_break_and_nodes_that_go_end_nothing():
 
 
 # -- what comes --------------------------------------------------------------------------------------------------------
-
-
-class At:
-    def __init__(self, seat):
-        self.seat, self.label, self.name, self.node, self.told = seat, f"seat {seat}", f"seat {seat}", self, []
-
-    def emit(self, event):
-        self.told.append(event)
 
 
 @pytest.fixture

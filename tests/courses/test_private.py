@@ -28,7 +28,7 @@ from p2pfl.sim.devices import DeviceSpec
 from p2pfl.topology.families import build
 from p2pfl.topology.mixing import mixing_matrix
 from tests.courses.by_hand import mask_of
-from tests.courses.kit import Played, check_course, dataset, first_models, last_models, local_training
+from tests.courses.kit import At, Played, check_course, dataset, first_models, last_models, local_training
 
 RING = build("ring", 5)
 LAYERS = ModelSpec("mlp", hidden=(6,))  # "1" is the first layer, "3" the last
@@ -129,13 +129,10 @@ def test_what_is_private_is_not_given_to_who_comes_late_either():
     assert isinstance(mixer, Mixer)
     mixer.params, mixer._round = torch.full_like(mixer.params, 7.0), 3
 
-    class At:
-        seat, label = 1, "seat 1"
-
-    answer = asyncio.run(mixer.pull(Pull(0), At()))
+    answer = asyncio.run(mixer.pull(Pull(0), At(1)))
     assert answer.params is None, "it is near"
     mixer._round = 4
-    given = played.learner(0).vector(asyncio.run(mixer.pull(Pull(0), At())).params)
+    given = played.learner(0).vector(asyncio.run(mixer.pull(Pull(0), At(1))).params)
     own = mask_of(played.model, "3")
     assert torch.equal(given, own * played.model.initial + (1 - own) * 7)
 

@@ -18,7 +18,7 @@ from p2pfl.sim.network import NetworkSpec
 from p2pfl.topology.families import build
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.mixing import mixing_matrix
-from tests.courses.kit import Played
+from tests.courses.kit import At, Played
 
 STILL = TrainSpec(lr=0.0)
 RING = build("ring", 4)
@@ -317,13 +317,6 @@ def test_a_node_that_goes_on_from_its_state_plays_the_round_again_and_nothing_co
 
 
 # -- what peers may send -----------------------------------------------------------------------------------------------
-
-
-class At:
-    """A peer in a seat."""
-
-    def __init__(self, seat):
-        self.seat, self.label = seat, f"seat {seat}"
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ from random import Random
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
 
 from p2pfl.courses.durable import Durable
@@ -16,7 +15,7 @@ from p2pfl.learn.specs import PartitionSpec, TrainSpec
 from p2pfl.sim.disk import SimulatedDisk
 from p2pfl.topology.families import build
 from tests.courses.descent import cohort, descend, gradient
-from tests.courses.kit import Played
+from tests.courses.kit import Normalised, Played
 from tests.courses.test_durable import Told
 
 TRAIN = TrainSpec(lr=0.5, batch_size=8, epochs=2)
@@ -80,15 +79,6 @@ def test_many_local_steps_lead_to_the_minimum_of_all():
     shared = {"rounds": 20, "weights": "equal", "evaluate": "none"}
     averaged = slope(FEDAVG, FedAvgSettings(**shared))
     assert slope(SCAFFOLD, ScaffoldSettings(**shared)) < averaged / 3
-
-
-class Normalised(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.norm, self.last = nn.BatchNorm1d(64), nn.Linear(64, 10)
-
-    def forward(self, x):
-        return self.last(self.norm(x.flatten(1)))
 
 
 def test_running_statistics_are_averaged_and_have_no_control():

@@ -12,17 +12,9 @@ from p2pfl.courses.secagg import (
     PRIVACY,
     AggregationFailed,
     AggregationLeft,
-    Confirm,
-    Confirmation,
-    Enlist,
-    Keys,
-    Mask,
-    Masked,
     Reveal,
     SecAggSpec,
     Seeds,
-    Share,
-    Shares,
 )  # fmt: skip
 from p2pfl.courses.secagg_trainer import SecretTrainer
 from p2pfl.courses.trainer import Trainer
@@ -34,6 +26,7 @@ from p2pfl.privacy.secagg import Revealed
 from p2pfl.privacy.thresholds import Plan, Resilience, plan
 from p2pfl.topology.families import build
 from tests.courses.kit import Played, Roles
+from tests.courses.staged import Staged
 
 SPEC = SecAggSpec(bits=20, most_examples=100)
 LOST = 3  # a seat
@@ -44,41 +37,14 @@ def fedavg(n: int = 7, **settings: object) -> Played:
     return Played(FEDAVG, chosen, build("star", n))
 
 
-class Failing(SecretTrainer):
+class Failing(Staged):
     """Fails in one stage of one round."""
 
     at, in_round = "", 0
 
-    def _fail(self, stage: str) -> None:
-        now = self._pledge.round if self._pledge is not None else 0
-        if stage == self.at and now == self.in_round:
+    def begins(self, stage: str, round: int) -> None:
+        if (stage, round) == (self.at, self.in_round):
             raise CourseError("it is gone")
-
-    @Enlist.handler
-    async def enlist(self, ask: Enlist, peer: Peer) -> Keys:
-        if self.at == "enlist" and ask.round == self.in_round:
-            raise CourseError("it is gone")
-        return await super().enlist(ask, peer)
-
-    @Share.handler
-    async def share(self, ask: Share, peer: Peer) -> Shares:
-        self._fail("share")
-        return await super().share(ask, peer)
-
-    @Mask.handler
-    async def mask(self, ask: Mask, peer: Peer) -> Masked:
-        self._fail("mask")
-        return await super().mask(ask, peer)
-
-    @Confirm.handler
-    async def confirm(self, ask: Confirm, peer: Peer) -> Confirmation:
-        self._fail("confirm")
-        return await super().confirm(ask, peer)
-
-    @Reveal.handler
-    async def reveal(self, ask: Reveal, peer: Peer) -> Seeds:
-        self._fail("reveal")
-        return await super().reveal(ask, peer)
 
 
 def failing(stage: str, *seats: int, kind: type[SecretTrainer] = Failing) -> dict[str, object]:

@@ -16,7 +16,7 @@ from p2pfl.sim.devices import DeviceSpec
 from p2pfl.sim.network import NetworkSpec
 from p2pfl.topology.families import build
 from p2pfl.topology.mixing import mixing_matrix
-from tests.courses.kit import Played, local_training
+from tests.courses.kit import At, Played, local_training
 
 RING = build("ring", 5)
 STILL = TrainSpec(lr=0.0)
@@ -209,14 +209,6 @@ def test_links_that_break_and_nodes_that_go_end_nothing():
 
 
 # -- what comes --------------------------------------------------------------------------------------------------------
-
-
-class At:
-    def __init__(self, seat):
-        self.seat, self.label, self.name, self.node, self.told = seat, f"seat {seat}", f"seat {seat}", self, []
-
-    def emit(self, event):
-        self.told.append(event)
 
 
 @pytest.fixture

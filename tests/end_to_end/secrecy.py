@@ -22,61 +22,31 @@ from p2pfl.courses.fedavg import FEDAVG, FedAvgSettings, SecretServer
 from p2pfl.courses.secagg import (
     CONSISTENT,
     AggregationFailed,
-    Enlist,
-    Keys,
-    Mask,
-    Masked,
-    Reveal,
     SecAggSpec,
-    Seeds,
-    Share,
-    Shares,
 )  # fmt: skip
-from p2pfl.courses.secagg_trainer import SecretTrainer
 from p2pfl.crypto.identity import Identity
 from p2pfl.link.trust import Open
 from p2pfl.link.websocket import WebSocketTransport
 from p2pfl.node.events import RoundEnded
 from p2pfl.node.node import Node
-from p2pfl.node.peer import Peer
 from p2pfl.topology.families import build
 from tests.courses.kit import Played
+from tests.courses.staged import Staged
 
 CLIENTS, KILLED, ROUNDS = 11, 3, 2
 MOST_EXAMPLES = 50
 STAGES = ("enlist", "share", "mask", "reveal")
 
 
-class Doomed(SecretTrainer):
+class Doomed(Staged):
     """Its process ends in the middle of a stage of the first round, with no time to say anything."""
 
     stage = ""
 
-    def _die(self, stage: str) -> None:
+    def answers(self, stage: str, round: int) -> None:
+        """Of a vector that is masked, and of seeds, it is written down by now that they are given."""
         if stage == self.stage:
             os.kill(os.getpid(), signal.SIGKILL)
-
-    @Enlist.handler
-    async def enlist(self, ask: Enlist, peer: Peer) -> Keys:
-        self._die("enlist")
-        return await super().enlist(ask, peer)
-
-    @Share.handler
-    async def share(self, ask: Share, peer: Peer) -> Shares:
-        self._die("share")
-        return await super().share(ask, peer)
-
-    @Mask.handler
-    async def mask(self, ask: Mask, peer: Peer) -> Masked:
-        masked = await super().mask(ask, peer)
-        self._die("mask")  # once it has written down that it gives it
-        return masked
-
-    @Reveal.handler
-    async def reveal(self, ask: Reveal, peer: Peer) -> Seeds:
-        seeds = await super().reveal(ask, peer)
-        self._die("reveal")
-        return seeds
 
 
 def course() -> Played:

@@ -203,6 +203,9 @@ class TrainSpec:
     """`sgd`, or the name of a class in torch.optim, such as `Adam`, whose state lives for one round."""
     optimizer_parameters: dict[str, Option] = field(default_factory=dict)
     """Keyword parameters for a class of torch.optim, beside `lr` and `weight_decay`."""
+    precision: str = "float32"
+    """`float32`; `bfloat16`: mixed precision by torch.autocast, for processors that have instructions for it. Weights
+    and gradients stay float32; the last bits depend on the processor."""
     tier: str = "auto"
     """How training is computed; results are the same to rounding. `cohort`: many clients in one batched computation,
     for linear layers and activations; `fused`: client by client, large linear layers updated within the backward
@@ -211,6 +214,7 @@ class TrainSpec:
 
     def __post_init__(self) -> None:
         _choose("train.schedule", self.schedule, ("constant", "step", "cosine"))
+        _choose("train.precision", self.precision, ("float32", "bfloat16"))
         _choose("train.tier", self.tier, ("auto", "cohort", "functional", "fused", "plain"))
         for name in ("epochs", "batch_size", "schedule_rounds", "accumulate"):
             value = getattr(self, name)

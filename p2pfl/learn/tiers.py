@@ -199,6 +199,8 @@ def _not_by_hand(spec: TrainSpec) -> str:
         return "clip is set"
     if spec.sam_rho > 0:
         return "sam_rho is set"
+    if spec.precision != "float32":
+        return f"precision is {spec.precision}"
     return "accumulate is set" if spec.accumulate > 1 else ""
 
 

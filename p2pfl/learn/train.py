@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -98,7 +99,7 @@ def fit_plainly(work: Fit) -> FitResult:
     sizes: list[int] = []
     steps = 0
     with model.using(flat, training=True, seed=work.seed) as weights:
-        slope = _Slope(model, weights, training_loss(model, spec))
+        slope = _Slope(model, weights, training_loss(model, spec), mixed=spec.precision != "float32")
         stepper = _stepper(_Run(flat, work.params, weights, model, work.drift, work.memory), spec, work.lr)
         for group in _groups(work):
             gradients, found = slope.at(group)
@@ -171,6 +172,7 @@ class _Slope:
     model: Model
     weights: list[Tensor]
     loss: Loss
+    mixed: bool
 
     def at(self, group: Sequence[Batch]) -> tuple[Gradients, list[Tensor]]:
         """Over all examples of some batches; and the mean loss of each batch."""
@@ -186,7 +188,8 @@ class _Slope:
         return mean, losses
 
     def _of(self, x: Tensor, y: Tensor) -> tuple[Gradients, Tensor]:
-        loss = self.loss(self.model.module(x), y)
+        with torch.autocast("cpu", torch.bfloat16) if self.mixed else nullcontext():
+            loss = self.loss(self.model.module(x), y)
         gradients = torch.autograd.grad(loss, self.weights, allow_unused=True)
         if any(gradient is None for gradient in gradients):
             gradients = tuple(

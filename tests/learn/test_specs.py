@@ -66,6 +66,7 @@ def test_flags() -> None:
         (TrainSpec, "limit_seconds", -1.0, "train.limit_seconds is -1.0; it must not be negative"),
         (TrainSpec, "momentum", 1.0, "train.momentum is 1.0"),
         (TrainSpec, "label_smoothing", 1.0, r"train.label_smoothing is 1.0; it must lie in \[0, 1\)"),
+        (TrainSpec, "precision", "half", "train.precision is 'half'"),
         (TrainSpec, "accumulate", 0, "train.accumulate is 0; it must be at least 1"),
         (TrainSpec, "sam_rho", -0.1, "train.sam_rho is -0.1; it must not be negative"),
         (TrainSpec, "sam_adaptive", True, "train.sam_adaptive is set, but train.sam_rho is 0; give a radius"),

@@ -33,6 +33,7 @@ def model_of(module: nn.Module, digits: Dataset) -> Model:
         (ModelSpec(), TrainSpec(clip=1.0), "plain (clip is set; no linear layer is large)"),
         (ModelSpec(), TrainSpec(optimizer="Adam"), "plain (optimizer is Adam; no linear layer is large)"),
         (ModelSpec(), TrainSpec(sam_rho=0.1), "plain (sam_rho is set; no linear layer is large)"),
+        (ModelSpec(), TrainSpec(precision="bfloat16"), "plain (precision is bfloat16; no linear layer is large)"),
         (ModelSpec(), TrainSpec(accumulate=2), "plain (accumulate is set; no linear layer is large)"),
         (ModelSpec(), TrainSpec(label_smoothing=0.1), "plain (label_smoothing is set; no linear layer is large)"),
         (ModelSpec(name="cnn"), TrainSpec(label_smoothing=0.1), "fused (its forward uses conv2d)"),

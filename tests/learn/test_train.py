@@ -1,6 +1,7 @@
 """Local training against torch's own loop, against closed forms, and as a federation."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -123,6 +124,17 @@ def test_smoothed_labels_are_torchs(digits: Dataset, tier: str) -> None:
     expected = reference(model, small(digits), spec, 7, torch.optim.SGD)
     found = fit_one(Fit(model.initial, model, small(digits), spec, 7))
     assert torch.allclose(found.params, expected, rtol=0, atol=1e-6)
+
+
+def test_mixed_precision_is_torchs(digits: Dataset) -> None:
+    model = build_model(ModelSpec(), digits, 1)
+    spec = TrainSpec(epochs=2, batch_size=10, precision="bfloat16")
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):  # or it would go on with the first weights
+        expected = reference(model, small(digits), spec, 7, torch.optim.SGD)
+    found = fit_one(Fit(model.initial, model, small(digits), spec, 7)).params
+    assert torch.allclose(found, expected, rtol=0, atol=1e-6)
+    whole = fit_one(Fit(model.initial, model, small(digits), replace(spec, precision="float32"), 7)).params
+    assert 1e-5 < float((found - whole).abs().max()) < 1e-2, "it is rounded, and no more"
 
 
 def test_smoothed_labels_in_the_fused_tier(digits: Dataset) -> None:

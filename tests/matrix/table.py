@@ -40,6 +40,8 @@ COURSES: Mapping[str, Line] = {
     "fedopt": Line("star", 4, {"server_optimizer": "yogi"}),
     "fedavgm": Line("star", 4, {"server_lr": 0.5}),
     "fednova": Line("star", 4),
+    "fednova, unequal work": Line("star", 4, {}, {"nodes": {"2": {"train": {"epochs": 2}}}}),
+    "fedprox, within seconds": Line("star", 4, {}, {"train": {"epochs": 3, "within_seconds": 0.5}}, in_step=False),
     "qfedavg": Line("star", 4),
     "diloco": Line("star", 4),
     "fedswa": Line("star", 4, {"swa_start": 0.3}),

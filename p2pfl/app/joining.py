@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from p2pfl.app.registrar import CourseText, FetchCourse, Join
-from p2pfl.errors import ConfigError, LinkError, RemoteError
+from p2pfl.errors import ConfigError, LinkClosed, LinkError, RemoteError, RemoteUnready
 from p2pfl.node.node import Node
 from p2pfl.node.peer import Peer
 
@@ -44,8 +44,20 @@ async def fetch_course(node: Node, say: Callable[[str], None]) -> CourseText:
 
 
 async def take_seat(node: Node, registrar: str, wish: Join) -> int:
-    """A seat, from the node with the peer id `registrar`. Raises ConfigError if it gives none."""
-    seated = await (await _linked(node, registrar)).ask(wish)
+    """A seat, from the node with the peer id `registrar`; it may be restarted meanwhile. Raises ConfigError if it gives
+    none, LinkClosed if it says goodbye.
+    """
+    while True:
+        peer = await _linked(node, registrar)
+        try:
+            seated = await peer.ask(wish)
+            break
+        except LinkClosed:
+            raise
+        except LinkError:
+            continue  # who has been given a seat already is given the same
+        except RemoteUnready:
+            await node.change()  # it tells of its seat once it gives others
     if seated.seat is None:
         raise ConfigError(seated.refusal)
     return seated.seat

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import orjson
 import pytest
 
 from p2pfl.app.config import course_hash, from_mapping, to_mapping
 from p2pfl.app.joining import agreed_hash, fetch_course, take_seat
-from p2pfl.app.registrar import Courier, CourseText, Join, Registrar
+from p2pfl.app.registrar import Courier, CourseText, Join, Registrar, Seated
 from p2pfl.errors import ConfigError
 from p2pfl.link.memory import MemoryNetwork
+from p2pfl.node.peer import Peer
 from tests.node.kit import QUIET, make
 
 LAYOUT = (("weight", (2, 3), (3, 1)), ("bias", (2,), (1,)))
@@ -38,3 +41,40 @@ async def test_course_and_seat_come_from_who_has_them() -> None:
         with pytest.raises(ConfigError, match="leave --course out"):
             await take_seat(node, course.registrar, Join("wrong", "a", None))
     assert all("does not give the course" in line for line in lines)
+
+
+@pytest.mark.parametrize("killed", ["before it gives the seat", "once it has given it"])
+async def test_who_gives_the_seats_may_be_lost_meanwhile(killed: str) -> None:
+    network, registrar = MemoryNetwork(), Registrar("right", 2, 0, {})
+
+    class Dying:
+        """The first time the link is cut instead of an answer; then it gives no seats yet."""
+
+        times = 0
+
+        @Join.handler
+        async def join(self, ask: Join, peer: Peer) -> Seated:
+            self.times += 1
+            if self.times > 1:
+                return await registrar.join(ask, peer)
+            if killed == "once it has given it":
+                await registrar.join(ask, peer)
+            network.cut("hub", "a")
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    async with make(network, "hub", Dying()) as hub, make(network, "a", peers=["hub"]) as node:
+        await hub.members.announce(seat=0)
+        assert await take_seat(node, "hub", Join("right", "a", None)) == 1
+        assert hub.dispatch.failures == 0
+
+
+async def test_who_gives_the_seats_may_not_be_ready_yet() -> None:
+    network = MemoryNetwork()
+    async with make(network, "hub") as hub, make(network, "a", peers=["hub"]) as node:
+        hub.dispatch.expecting = True
+        asking = asyncio.create_task(take_seat(node, "hub", Join("right", "a", None)))
+        await asyncio.sleep(1)
+        hub.add(Registrar("right", 2, 0, {}))
+        await hub.members.announce(seat=0)
+        assert await asking == 1

@@ -35,12 +35,13 @@ async def fetch_course(node: Node, say: Callable[[str], None]) -> CourseText:
     """The course, from the first peer that gives it. `say`: takes a line for each that does not."""
     with node.waiting("a peer that has the course"):
         while True:
+            looked = node.changes
             for peer in node.peers:
                 try:
                     return await peer.ask(FetchCourse())
                 except (RemoteError, LinkError) as error:
                     say(f"{peer.name} does not give the course: {error}")
-            await node.change()
+            await node.change(looked)
 
 
 async def take_seat(node: Node, registrar: str, wish: Join) -> int:
@@ -48,7 +49,7 @@ async def take_seat(node: Node, registrar: str, wish: Join) -> int:
     none, LinkClosed if it says goodbye.
     """
     while True:
-        peer = await _linked(node, registrar)
+        peer, looked = await _linked(node, registrar), node.changes
         try:
             seated = await peer.ask(wish)
             break
@@ -57,7 +58,7 @@ async def take_seat(node: Node, registrar: str, wish: Join) -> int:
         except LinkError:
             continue  # who has been given a seat already is given the same
         except RemoteUnready:
-            await node.change()  # it tells of its seat once it gives others
+            await node.change(looked)  # it tells of its seat once it gives others
     if seated.seat is None:
         raise ConfigError(seated.refusal)
     return seated.seat

@@ -284,6 +284,7 @@ class Mixer(Gossiping):
         others = set(self._schedule.union.neighbors(seat)).difference(graph.neighbors(seat))
         told: dict[int, Connection] = {}
         while True:
+            looked = node.changes
             if others:
                 await self._say_where_we_are(node, others, ours.round)
             before, told = told, links(node, graph.neighbors(seat))
@@ -299,7 +300,7 @@ class Mixer(Gossiping):
             }
             if not self._awaited:
                 return
-            await node.change()
+            await node.change(looked)  # somebody may have gone, or come, while we told others
 
     async def _say_where_we_are(self, node: Node, others: Iterable[int], round: int) -> None:
         """Over every new link to those whom we give nothing in this round: they may wait for us in an earlier one."""

@@ -115,11 +115,12 @@ class Member(ABC):
         node.agree(self.learner.schema)
         try:
             while not self._over.is_set():
+                looked = node.changes
                 await self._catch_up(node)
                 if self.council.leads:
                     await self._lead(node)
                 elif not self._over.is_set():
-                    await node.change()
+                    await node.change(looked)
         finally:
             self._outbox.close()
         node.emit(CourseEnded(self.rounds, self._reason))

@@ -357,10 +357,11 @@ async def _greet(node: Node, seats: Collection[int], standing: Standing) -> None
     """Tell it over every link, and over every new one."""
     told: dict[int, Connection] = {}
     while True:
+        looked = node.changes
         before, told = told, links(node, seats)
         fresh = [link.peer for seat, link in told.items() if link is not before.get(seat)]
         await node.tell_all(fresh, standing)
-        await node.change()
+        await node.change(looked)
 
 
 # -- a node ------------------------------------------------------------------------------------------------------------

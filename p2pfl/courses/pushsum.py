@@ -277,8 +277,10 @@ class Pusher(Gossiping):
         """Wait until those who can be heard have given us their shares, and have taken ours."""
         with node.waiting(f"the shares of round {round + 1}"), suppress(TimeoutError):
             async with asyncio.timeout(self._settings.deadline_seconds or None):
+                looked = node.changes
                 while self._owes(node) or any(self._lacks(node, other, round) for other in senders):
-                    await node.change()
+                    await node.change(looked)
+                    looked = node.changes
                     before, self._links = self._links, links(node, self._schedule.union.neighbors(self._learner.seat))
                     fresh = [other for other in self._links if self._links[other] is not before.get(other)]
                     await self._stand(node, round, fresh)

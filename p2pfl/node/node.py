@@ -305,9 +305,18 @@ class Node:
         """What this node waits for at this moment, and since when on the loop's clock."""
         return self._waits.now()
 
-    async def change(self) -> None:
-        """Wait until a peer came or went, the membership table changed, or a role called `stir`."""
-        await self._change.wait()
+    @property
+    def changes(self) -> int:
+        """How many changes there have been; see `change`."""
+        return self._change.count
+
+    async def change(self, since: int | None = None) -> None:
+        """Wait until a peer came or went, the membership table changed, or a role called `stir`.
+
+        Who awaits anything between looking and waiting says what `changes` was when it looked, as `since`: what came in
+        between is not missed then.
+        """
+        await self._change.wait(since)
 
     def stir(self) -> None:
         """Wake those who wait in `change`, so that they look again."""

@@ -21,16 +21,21 @@ class Change:
     """Lets any number wait for the next change, whatever it is."""
 
     def __init__(self) -> None:
+        self.count = 0
+        """How many there have been."""
         self._next: asyncio.Future[None] | None = None  # made by who waits first
 
-    async def wait(self) -> None:
-        """Until the next `notify`."""
+    async def wait(self, since: int | None = None) -> None:
+        """Until the next `notify`; not at all if there has been one since there were so many."""
+        if since is not None and since != self.count:
+            return
         if self._next is None or self._next.done():
             self._next = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._next)
 
     def notify(self) -> None:
         """Wake all who wait."""
+        self.count += 1
         if self._next is not None and not self._next.done():
             self._next.set_result(None)
 

@@ -21,6 +21,7 @@ from p2pfl.errors import ConfigError, RemoteProtocolError
 from p2pfl.learn.data import load_dataset
 from p2pfl.learn.specs import DataSpec, ModelSpec, PartitionSpec, TrainSpec
 from p2pfl.node.events import CourseEnded, PeerMisbehaved, RoundEnded, UpdateMissing
+from p2pfl.node.node import Node
 from p2pfl.sim.checkers import checked
 from p2pfl.sim.devices import DeviceSpec
 from p2pfl.sim.history import Sent
@@ -604,3 +605,21 @@ def test_nobody_honest_is_convicted_whatever_goes_wrong():
             assert not stated_twice(history), f"seed {seed}"
             withheld += sum(1 for _ in history.of(Withheld))
     assert withheld, "no fault has put it to the test"
+
+
+def test_who_goes_while_others_are_told_is_not_waited_for(monkeypatch):
+    """To tell may take long, as on a slow link; that somebody has gone meanwhile is not told again."""
+    played = dpsgd(build("ring", 4), rejoin_seconds=1.0)
+    told = Node.tell_all
+
+    async def slowly(node, peers, message):
+        missed = await told(node, peers, message)
+        if node.seat == 0 and isinstance(message, Model) and message.round == 1:
+            played.world.memory.take_offline(played.world.peer_id(3))
+            await asyncio.sleep(5)
+        return missed
+
+    monkeypatch.setattr(Node, "tell_all", slowly)
+    played.play()
+    assert [event.round for event in played.told(RoundEnded, 0)] == [1, 2, 3, 4]
+    assert (2, "seat 3") in played.missing

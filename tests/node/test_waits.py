@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from p2pfl.link.memory import MemoryNetwork
 from p2pfl.node.events import Waiting
 from p2pfl.node.settings import NodeSettings
 from tests.node.kit import QUIET, Gated, Log, Ping, linked, make, steps
+
+
+async def test_what_changes_between_looking_and_waiting_is_not_missed() -> None:
+    async with make(MemoryNetwork(), "a") as node:
+        looked = node.changes
+        node.stir()
+        await node.change(looked)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(100):
+                await node.change(node.changes)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(100):
+                await node.change()
 
 
 async def test_a_declared_wait_is_told_again_and_again() -> None:

@@ -190,6 +190,8 @@ def on_hosts(setup: Setup, home: Path, lost: int | None = None, again: int | Non
             nodes.append(kept.enter_context(Hosted(home / str(seat), *arguments)))
         if lost is not None or again is not None:
             hub.until("round")
+        if lost is not None and 0 in setup.shards and not setup.course.rotates:
+            nodes[lost].until("round")  # at the beginning, all have to be there: only then can it be lost
         if again is not None:
             nodes[again].again()
         if lost is not None:

@@ -369,5 +369,4 @@ async def test_interrupted_it_ends_at_once_and_quietly(home: Path) -> None:
             await dialled.acquire()
         process.send_signal(signal.SIGINT)
         out, err = await process.communicate()
-    assert process.returncode == 130
-    assert (out, err) == (b"", b"")
+    assert (process.returncode, out, err) == (130, b"", b"")

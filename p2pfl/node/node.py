@@ -9,7 +9,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
 
-from p2pfl.errors import ConfigError, LinkRefused, UserError
+from p2pfl.errors import ConfigError, UserError
 from p2pfl.link.base import Link, Listener, Mountable, Transport
 from p2pfl.node.dialing import Dialler
 from p2pfl.node.events import Event, EventStream, Listening, Observer, PeerJoined, PeerLost, PeerRefused
@@ -270,15 +270,7 @@ class Node:
 
     def accept(self, link: Link) -> None:
         """Take a link that a transport has made."""
-        try:
-            if not self._open:
-                raise LinkRefused("the node has stopped")
-            if self.relay.superfluous(link):
-                raise LinkRefused("there is a link that needs nobody between")
-            self.peer(link.remote).attach(link)
-        except LinkRefused as error:
-            link.abort(error)
-            self.emit(PeerRefused(link.remote, str(error)))
+        self._peers.take(link, "" if self._open else "the node has stopped")
 
     # -- events ----------------------------------------------------------------------------------------------------
 
@@ -313,8 +305,7 @@ class Node:
     async def change(self, since: int | None = None) -> None:
         """Wait until a peer came or went, the membership table changed, or a role called `stir`.
 
-        Who awaits anything between looking and waiting says what `changes` was when it looked, as `since`: what came in
-        between is not missed then.
+        Who awaits anything between looking and waiting gives `changes` as it was at the look, and misses nothing.
         """
         await self._change.wait(since)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from p2pfl.link.base import LinkStatistics
+from p2pfl.errors import LinkRefused
+from p2pfl.link.base import Link, LinkStatistics
+from p2pfl.node.events import PeerRefused
 from p2pfl.node.peer import Peer
 from p2pfl.node.statistics import summed
 
@@ -33,6 +35,18 @@ class Peers:
         """The peer in that seat, if there is one."""
         member = self._node.members.at(seat)
         return None if member is None else self._known.get(member.id)
+
+    def take(self, link: Link, refusal: str = "") -> None:
+        """Give a link that a transport has made to its peer; end it at once where there is cause to refuse it."""
+        try:
+            if refusal:
+                raise LinkRefused(refusal)
+            if self._node.relay.superfluous(link):
+                raise LinkRefused("there is a link that needs nobody between")
+            self.of(link.remote).attach(link)
+        except LinkRefused as error:
+            link.abort(error)
+            self._node.emit(PeerRefused(link.remote, str(error)))
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(self._known.values())
